@@ -1,0 +1,104 @@
+"""Reports kept by content, tokenizer and settings, so that a list of datasets costs no second reading.
+
+Under `.state/reports`; deleting that folder loses nothing but time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from afina.core.files import read_json, write_json
+from afina.core.paths import Home
+from afina.data.checks import check
+from afina.data.report import Report, unpack
+
+if TYPE_CHECKING:
+    from afina.data.template import ChatTokenizer
+
+KEPT = 500
+REVISION = 1
+"""Raised when a change of the checks makes older reports wrong."""
+
+
+def checked(
+    home: Home,
+    path: Path,
+    *,
+    tokenizer: ChatTokenizer | None = None,
+    tokenizer_key: str = "",
+    max_length: int | None = None,
+    validation: Path | None = None,
+    train_on: str = "answers",
+    system_prompt: str | None = None,
+) -> Report:
+    """As `checks.check`, but the same question about the same content is answered from the cache.
+
+    `tokenizer_key` names the tokenizer and template (for instance the model's folder and the template's name); without it
+    nothing that depends on a tokenizer is cached.
+    """
+    if (tokenizer is not None and not tokenizer_key) or not path.is_file():
+        return _check(path, tokenizer, max_length, validation, train_on, system_prompt)
+    facts = [
+        REVISION,
+        _content(path),
+        path.suffix.lower(),
+        tokenizer_key if tokenizer is not None else None,
+        max_length,
+        _content(validation) if validation is not None and validation.is_file() else None,
+        train_on,
+        system_prompt,
+    ]
+    name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+    place = home.state / "reports" / f"{name}.json"
+    try:
+        return unpack(read_json(place))
+    except (OSError, ValueError, KeyError, TypeError):
+        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt)
+    write_json(place, report.pack())
+    _prune(place.parent)
+    return report
+
+
+def _check(
+    path: Path,
+    tokenizer: ChatTokenizer | None,
+    max_length: int | None,
+    validation: Path | None,
+    train_on: str,
+    system_prompt: str | None,
+) -> Report:
+    return check(
+        path,
+        tokenizer=tokenizer,
+        max_length=max_length,
+        validation=validation,
+        train_on=train_on,
+        system_prompt=system_prompt,
+    )
+
+
+def _content(path: Path) -> str:
+    """The hash of a file's bytes, remembered while its size and time of change stay."""
+    about = path.stat()
+    return _hash(path.absolute(), about.st_size, about.st_mtime_ns, about.st_ino)
+
+
+@lru_cache(maxsize=1000)
+def _hash(path: Path, size: int, changed: int, inode: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _prune(folder: Path) -> None:
+    """Keep the newest KEPT reports."""
+    reports: list[tuple[float, Path]] = []
+    for report in folder.glob("*.json"):
+        with suppress(FileNotFoundError):  # another process may tidy up too
+            reports.append((report.stat().st_mtime, report))
+    for _, report in sorted(reports)[:-KEPT]:
+        report.unlink(missing_ok=True)

@@ -1,0 +1,297 @@
+"""Rows with named fields as examples: which format a row has, and how each becomes turns or text.
+
+Names of fields are compared in lower case, without accents, spaces as underscores. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import orjson
+
+from afina.core.messages import N_, Message, say
+from afina.data.conversations import Row, judge, turns_of
+from afina.data.examples import Example, Format, Role, Turn
+from afina.data.faults import Fault, shorten, shown
+from afina.data.json_rows import Record
+from afina.data.labels import SIDES, plain_word
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+PROMPTS = _words(
+    "prompt question instruction query user human q input source src "
+    "pergunta instrucao questao usuario instrusaun uzuariu kestaun pertanyaan instruksi pengguna soal"
+)
+ANSWERS = _words(
+    "completion answer response output assistant target tgt reply a "
+    "resposta saida assistente asistente hatan jawaban keluaran respons asisten"
+)
+CONTEXTS = _words("input context konteks kontekstu contexto entrada masukan")
+FORMS: dict[str, str] = {
+    "messages": N_("conversations (messages)"),
+    "sharegpt": N_("conversations (ShareGPT)"),
+    "preference": N_("preferences (chosen and rejected)"),
+    "alpaca": N_("instruction and output"),
+    "table": N_("prompt and answer"),
+    "text": N_("documents"),
+}
+"""What a person calls each form of a row."""
+
+Fields = Mapping[str, Any]
+Columns = tuple[str, str]
+
+
+def names_of(value: Mapping[Any, Any]) -> dict[str, Any]:
+    """The fields of a row under their plain names; the first one wins where two become equal."""
+    plain: dict[str, Any] = {}
+    for name, content in value.items():
+        plain.setdefault(plain_name(str(name)), content)
+    return plain
+
+
+@lru_cache(maxsize=4096)
+def plain_name(name: str) -> str:
+    """ "Instrução " → "instrucao", "Expected Output" → "expected_output"."""
+    return plain_word(name.strip().lstrip("\ufeff")).replace(" ", "_").replace("-", "_")
+
+
+def guess(fields: Fields) -> Format | None:
+    """The format that a row with all these fields has, None when it has none completely."""
+    if "messages" in fields:
+        return "messages"
+    for name in ("conversations", "conversation"):
+        if name in fields:
+            first = next(iter(fields[name]), None) if isinstance(fields[name], list | tuple) else None
+            return "messages" if isinstance(first, dict) and "role" in first else "sharegpt"
+    if "chosen" in fields and "rejected" in fields:
+        return "preference"
+    if "instruction" in fields and "output" in fields:
+        return "alpaca"
+    if columns_of(fields):
+        return "table"
+    return "text" if "text" in fields else None
+
+
+def guess_partly(fields: Fields) -> Format | None:
+    """The format that a row without some of its fields seems to be meant for."""
+    if "instruction" in fields or {"input", "output"} & fields.keys():
+        return "alpaca"
+    if any(name in fields for name in (*PROMPTS, *ANSWERS)):
+        return "table"
+    return "preference" if {"chosen", "rejected"} & fields.keys() else None
+
+
+def columns_of(fields: Fields) -> Columns | None:
+    """The names of the question's and the answer's column."""
+    answer = next((name for name in ANSWERS if name in fields), None)
+    prompt = next((name for name in PROMPTS if name in fields and name != answer), None)
+    return (prompt, answer) if prompt and answer else None
+
+
+def convert(record: Record, form: Format, columns: Columns | None = None) -> tuple[Example | None, list[Fault]]:
+    """The example of a raw row, None when one of its faults is an error. `columns`: those of a table's first whole row."""
+    row = Row(record.row, record.line, record.value)
+    row.columns = columns
+    if not isinstance(record.value, dict):
+        message = say(N_("Row {row} is {value}, not an object with fields."), row=record.row, value=shown(record.value))
+        row.add("wrong_type", message, None, shown(record.value))
+        return None, row.faults
+    fields = names_of(record.value)
+    other = guess(fields)
+    if other is not None and other != form and not _also(fields, form):
+        row.add("mixed_formats", _mixed(record.row, form, other), None, other)
+        form = other
+    example = _CONVERT[form](row, fields)
+    if example is not None:
+        judge(example, row)
+    if any(fault.severity == "error" for fault in row.faults):
+        return None, row.faults
+    return example, row.faults
+
+
+def _also(fields: Fields, form: Format) -> bool:
+    """Whether a row that looks like another format can be read as `form` too (a table may have a column more)."""
+    if form == "table":
+        return columns_of(fields) is not None
+    return form == "text" and "text" in fields
+
+
+def _mixed(row: int, form: str, other: str) -> Any:
+    if row > 2:
+        return say(
+            N_("Rows 1 to {last} are {form}, row {row} is {other}."),
+            last=row - 1,
+            row=row,
+            form=FORMS[form],
+            other=FORMS[other],
+        )
+    return say(
+        N_("Row {row} is {other}, but the other rows are {form}."),
+        row=row,
+        form=Message(FORMS[form]),
+        other=Message(FORMS[other]),
+    )
+
+
+def _text(row: Row, fields: Fields, name: str, required: bool = True) -> str | None:
+    """The text in field `name`; None with a fault noted when it is missing or no text."""
+    value = fields.get(name)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        if required:
+            row.missing(name, [key for key in fields if fields[key] is not None])
+            return None
+        return ""
+    row.wrong_type(name, value)
+    return None
+
+
+def _tools(row: Row, fields: Fields) -> tuple[Any, ...] | None:
+    tools = fields.get("tools")
+    if isinstance(tools, str) and tools.strip():
+        try:
+            tools = orjson.loads(tools)
+        except ValueError:
+            row.wrong_type("tools", tools, "list")
+            return None
+    if not tools:
+        return None
+    if not isinstance(tools, list | tuple):
+        row.wrong_type("tools", tools, "list")
+        return None
+    return tuple(tools)
+
+
+def _conversation(row: Row, fields: Fields) -> Example | None:
+    name = next((key for key in ("messages", "conversations", "conversation") if key in fields), None)
+    tools = _tools(row, fields)
+    row.answer = name
+    if name is None or fields[name] is None:
+        row.missing(name or "messages", [key for key in fields if fields[key] is not None])
+        return None
+    turns = turns_of(row, name, fields[name])
+    system = _text(row, fields, "system", required=False)
+    if turns is None or system is None:
+        return None
+    if system.strip() and not any(turn.role == "system" for turn in turns):
+        turns = (Turn("system", system), *turns)
+    return Example(turns, row=row.row, line=row.line, tools=tools)
+
+
+def _alpaca(row: Row, fields: Fields) -> Example | None:
+    instruction = _text(row, fields, "instruction")
+    extra = _text(row, fields, "input", required=False)
+    output = _text(row, fields, "output")
+    system = _text(row, fields, "system", required=False)
+    history = _history(row, fields.get("history"))
+    row.question, row.answer = "instruction", "output"
+    if instruction is None or extra is None or output is None or system is None or history is None:
+        return None
+    turns = [*history, Turn("user", _with(instruction, extra)), Turn("assistant", output)]
+    return Example(tuple(_after_system(system, turns)), row=row.row, line=row.line)
+
+
+def _with(question: str, extra: str) -> str:
+    """An instruction and the input it works on, as one question."""
+    if not extra.strip():
+        return question
+    return f"{question}\n{extra}" if question.strip() else extra
+
+
+def _after_system(system: str, turns: list[Turn]) -> list[Turn]:
+    return [Turn("system", system), *turns] if system.strip() else turns
+
+
+def _history(row: Row, value: Any) -> list[Turn] | None:
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value) if value.strip() else None
+        except ValueError:
+            row.wrong_type("history", value, "list")
+            return None
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple):
+        row.wrong_type("history", value, "list")
+        return None
+    turns: list[Turn] = []
+    for number, pair in enumerate(value, 1):
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            row.wrong_type(f"history.{number}", pair, "list")
+            return None
+        turns += [Turn("user", pair[0]), Turn("assistant", pair[1])]
+    return turns
+
+
+def _table(row: Row, fields: Fields) -> Example | None:
+    columns = columns_of(fields) or row.columns
+    if columns is None:
+        has_answer = any(name in fields for name in ANSWERS if SIDES.get(name) != "input")
+        row.missing("prompt" if has_answer else "answer", fields)
+        return None
+    prompt_name, answer_name = row.question, row.answer = columns
+    prompt = _side(row, fields, prompt_name, "user")
+    answer = _side(row, fields, answer_name, "assistant")
+    context = next((name for name in CONTEXTS if name in fields and name not in columns), None)
+    extra = _text(row, fields, context, required=False) if context else ""
+    system = _text(row, fields, "system", required=False)
+    if prompt is None or answer is None or extra is None or system is None:
+        return None
+    if extra.strip() and len(prompt) == 1:
+        prompt = [Turn("user", _with(prompt[0].content, extra))]
+    return Example(
+        tuple(_after_system(system, [*prompt, *answer])), row=row.row, line=row.line, tools=_tools(row, fields)
+    )
+
+
+def _side(row: Row, fields: Fields, name: str, role: Role) -> list[Turn] | None:
+    """A column that holds a text or a list of messages."""
+    if isinstance(fields.get(name), list | tuple):
+        turns = turns_of(row, name, fields[name])
+        return None if turns is None else list(turns)
+    text = _text(row, fields, name)
+    return None if text is None else [Turn(role, text)]
+
+
+def _plain_text(row: Row, fields: Fields) -> Example | None:
+    text = _text(row, fields, "text")
+    return None if text is None else Example(text=text, row=row.row, line=row.line)
+
+
+def _preference(row: Row, fields: Fields) -> Example | None:
+    prompt = _side(row, fields, "prompt", "user") if fields.get("prompt") is not None else []
+    chosen = _side(row, fields, "chosen", "assistant")
+    rejected = _side(row, fields, "rejected", "assistant")
+    if prompt is None or chosen is None or rejected is None:
+        return None
+    shared = 0  # chosen and rejected may both begin with the prompt
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    common = chosen[:shared]
+    start = tuple(common if common and (not prompt or common[-len(prompt) :] == prompt) else [*prompt, *common])
+    return Example(start, row=row.row, line=row.line, chosen=tuple(chosen[shared:]), rejected=tuple(rejected[shared:]))
+
+
+_CONVERT: dict[Format, Callable[[Row, Fields], Example | None]] = {
+    "messages": _conversation,
+    "sharegpt": _conversation,
+    "alpaca": _alpaca,
+    "table": _table,
+    "text": _plain_text,
+    "preference": _preference,
+}
+
+
+def unknown(names: list[str]) -> Fault:
+    """No row has fields that make a format."""
+    shown_names = ", ".join(shorten(name, 40) for name in names[:12]) or "–"
+    message = say(
+        N_("It is not clear which columns hold the questions and the answers. Found: {names}."), names=shown_names
+    )
+    return Fault("unknown_format", message, value=shown_names)

@@ -1,0 +1,163 @@
+"""Findings gathered into groups: what a person is told about a dataset. Knows nothing of reading or tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from afina.core.messages import Message
+from afina.data.examples import Format
+from afina.data.faults import MANY, Fault, Severity, remedy, severity
+
+FIRST = 20
+"""Rows, lines and details named in a group; `count` counts them all."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """All findings of one code. `count` is the number of rows; `rows`, `lines`, `details` name the first ones."""
+
+    code: str
+    severity: Severity
+    count: int
+    rows: list[int]
+    lines: list[int]
+    message: Message
+    remedy: Message
+    excerpts: list[str] = field(default_factory=list)
+    details: list[Fault] = field(default_factory=list)
+
+    def as_json(self, write: Callable[[Message], str] = str) -> dict[str, Any]:
+        """A plain object with the sentences written out by `write` (English unless told otherwise)."""
+        details = [
+            {"row": f.row, "line": f.line, "field": f.field, "value": f.value, "message": write(f.message)}
+            for f in self.details
+        ]
+        plain = {name: getattr(self, name) for name in ("code", "severity", "count", "rows", "lines", "excerpts")}
+        return {**plain, "message": write(self.message), "remedy": write(self.remedy), "details": details}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found in a file. Numbers of tokens are None when no tokenizer was given.
+
+    rows: all rows, usable or not; answer_tokens: those that are learned from; cut_tokens: those past `max_length`;
+    longest: tokens of the longest row, before any cut.
+    """
+
+    format: Format | None
+    rows: int
+    tokens: int | None = None
+    answer_tokens: int | None = None
+    cut_tokens: int | None = None
+    longest: int | None = None
+    errors: list[Group] = field(default_factory=list)
+    warnings: list[Group] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run may start from it."""
+        return not self.errors
+
+    def as_json(self, write: Callable[[Message], str] = str) -> dict[str, Any]:
+        """A plain object; `write` turns messages into sentences."""
+        counts = {
+            name: getattr(self, name) for name in ("format", "rows", "tokens", "answer_tokens", "cut_tokens", "longest")
+        }
+        errors, warnings = ([group.as_json(write) for group in groups] for groups in (self.errors, self.warnings))
+        return {**counts, "errors": errors, "warnings": warnings}
+
+    def pack(self) -> dict[str, Any]:
+        """Everything as plain JSON values, messages still untranslated; for `unpack`."""
+        return dict(_packed(asdict(self)))
+
+
+def _packed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _packed(item) for key, item in value.items()}
+    return [_packed(item) for item in value] if isinstance(value, list) else value
+
+
+def unpack(data: Mapping[str, Any]) -> Report:
+    """The inverse of `Report.pack`. Raises KeyError or TypeError when the data has another shape."""
+    errors, warnings = ([_group(item) for item in data[name]] for name in ("errors", "warnings"))
+    return Report(**{**data, "errors": errors, "warnings": warnings})
+
+
+def _group(data: Mapping[str, Any]) -> Group:
+    details = [Fault(**{**item, "message": _message(item["message"])}) for item in data["details"]]
+    said = {name: _message(data[name]) for name in ("message", "remedy")}
+    return Group(**{**data, **said, "details": details})
+
+
+def _message(data: Mapping[str, Any]) -> Message:
+    values = {
+        name: _message(value) if isinstance(value, Mapping) and "template" in value else value
+        for name, value in data["values"].items()
+    }
+    return Message(data["template"], values)
+
+
+class Gatherer:
+    """Takes faults one by one and makes groups of them, in the order in which their codes first appear."""
+
+    def __init__(self) -> None:
+        self._faults: dict[str, list[Fault]] = {}
+        self._counts: dict[str, int] = {}
+        self._last: dict[str, int | None] = {}
+        self._said: dict[str, Message] = {}
+
+    def total(self, code: str, message: Message, count: int | None = None) -> None:
+        """Say `message` for all findings of `code`, of which there must be one; `count` when it is not what was added."""
+        self._said[code] = message
+        if count is not None:
+            self._counts[code] = count
+
+    def is_full(self, code: str) -> bool:
+        """Whether further findings of `code` are only counted."""
+        return len(self._faults.get(code, ())) >= FIRST
+
+    def count(self, code: str) -> None:
+        """One more row with `code`, when `is_full`."""
+        self._counts[code] += 1
+
+    def add(self, fault: Fault) -> None:
+        """Take one fault in. Several of one code in one row count once."""
+        kept = self._faults.setdefault(fault.code, [])
+        if len(kept) < FIRST:
+            kept.append(fault)
+        if fault.row is None or self._last.get(fault.code) != fault.row:
+            self._counts[fault.code] = self._counts.get(fault.code, 0) + 1
+        self._last[fault.code] = fault.row
+
+    def groups(self, kind: Severity) -> list[Group]:
+        """The groups of one severity."""
+        return [self._group(code) for code in self._faults if severity(code) == kind]
+
+    def _group(self, code: str) -> Group:
+        faults, count = self._faults[code], self._counts[code]
+        return Group(
+            code,
+            severity(code),
+            count,
+            list(dict.fromkeys(fault.row for fault in faults if fault.row is not None)),
+            list(dict.fromkeys(fault.line for fault in faults if fault.line is not None)),
+            self._said.get(code) or _sentence(faults[0], count),
+            remedy(code),
+            [fault.excerpt for fault in faults if fault.excerpt][:3],
+            faults,
+        )
+
+
+def _sentence(first: Fault, count: int) -> Message:
+    if count == 1 or first.code not in MANY:
+        return first.message
+    values = {
+        "count": count,
+        "row": first.row or "?",
+        "line": first.line or "?",
+        "field": first.field,
+        "value": first.value,
+    }
+    return Message(MANY[first.code], {**values, **first.message.values, "count": count})
