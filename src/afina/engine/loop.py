@@ -1,0 +1,270 @@
+"""The training loop: `fit(job)` yields events from the first to the last. It reads from top to bottom.
+
+What a step is: `batch_size × gradient_accumulation_steps` examples, whatever the layout in memory; its loss is the mean
+over all their answer tokens. Everything else (tokens, attention, adapters, checkpoints) has a module of its own.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Literal
+
+from afina.core.errors import AfinaError, Problem
+from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, Sample, Step, Stopped, Warn
+from afina.core.messages import N_, say
+from afina.engine import checkpoint, optim, output, samples
+from afina.engine import device as devices
+from afina.engine.batches import Item, rows_of
+from afina.engine.evaluate import validation_loss
+from afina.engine.setup import Job, Keep, Ready, prepare
+from afina.engine.watch import Watch
+
+__all__ = ["Job", "fit"]
+
+
+def fit(job: Job) -> Iterator[Event]:
+    """Train. The last event is Finished or Stopped; a failure is raised as AfinaError (`loss_not_finite`,
+    `out_of_memory`, …), after which the newest checkpoint on disk is the last good state.
+
+    Goes on from the newest complete checkpoint in the run folder, if there is one, exactly as if it had never stopped.
+    """
+    ready: Ready | None = None
+    for made in prepare(job):
+        if isinstance(made, Ready):
+            ready = made
+        else:
+            yield made
+    assert ready is not None  # noqa: S101  prepare ends with it or raises
+    yield from Run(ready).events()
+
+
+class Run:
+    """The state of a run while it computes: what a step changes and a checkpoint saves."""
+
+    def __init__(self, ready: Ready) -> None:
+        self.ready = ready
+        self.spec = ready.job.spec
+        self.folder = ready.job.run_folder
+        self.tokens_per_row = ready.layout.tokens_per_row
+        self.step = 0
+        self.watch = Watch()
+        self.started = time.monotonic()
+        self.step_seconds: float | None = None
+        self.eval_seconds = 0.0
+        self.saved_step: int | None = None
+
+    def events(self) -> Iterator[Event]:
+        """From the first step, or the one after the newest checkpoint, to the end."""
+        self._resume()
+        if self.step == 0:
+            yield from self._sample("before")
+            yield from self._evaluate()
+        yield Phase("training")
+        stop: Keep | None = None
+        while self.step < self.ready.total_steps:
+            stop = self.ready.job.stop()
+            if stop:
+                break
+            yield from self._train_step()
+            due = self.step % self.ready.eval_every == 0 or self.step == self.ready.total_steps
+            best = False
+            if due and self.ready.validation:
+                best = yield from self._evaluate()
+            if best or self.step % self.ready.save_every == 0 or self.step == self.ready.total_steps:
+                yield from self._save()
+            if self.step == self.ready.total_steps // 2 and self.step < self.ready.total_steps:
+                yield from self._sample("during")
+            patience = self.spec.early_stopping_patience
+            if patience is not None and self.watch.waited >= patience:
+                text = N_(
+                    "Validation loss has not improved {times} times in a row: stopped early, the best state is kept."
+                )
+                yield Warn("stopped_early", say(text, times=patience))
+                yield from self._finish("best")
+                return
+        yield from self._stopped(stop) if stop else self._finish("last")
+
+    # ------------------------------------------------------------------ one optimizer step
+
+    def _train_step(self) -> Iterator[Event]:
+        ready, begin = self.ready, time.perf_counter()
+        items = [ready.train[index] for index in ready.order.step(self.step)]
+        learned = sum(item.learned for item in items)
+        loss = yield from self._gradients(items, learned)
+        norm = optim.clip(ready.trained.gradients(), self.spec.max_grad_norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise AfinaError(_not_finite(self.step + 1, loss), "failed")
+        rate = ready.learning_rate * optim.rate_at(
+            self.step, ready.total_steps, self.spec.warmup_steps, self.spec.schedule
+        )
+        for group in ready.optimizer.param_groups:
+            group["lr"] = rate
+        ready.optimizer.step()
+        ready.trained.write_back()
+        ready.trained.clear()
+        devices.synchronize(ready.device)
+        self.step += 1
+
+        seconds = time.perf_counter() - begin
+        self.step_seconds = seconds if self.step_seconds is None else 0.9 * self.step_seconds + 0.1 * seconds
+        tokens = sum(len(item) for item in items)
+        yield Step(
+            step=self.step,
+            total_steps=ready.total_steps,
+            epoch=round(self.step / ready.order.steps_per_epoch, 4),
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=tokens,
+            tokens_per_second=round(tokens / seconds, 1),
+            memory=devices.peak_memory(ready.device),
+            seconds_left=round(self._seconds_left(), 1),
+        )
+        yield from self.watch.saw_step(self.step, loss, learned, ready.total_steps)
+
+    def _gradients(self, items: Sequence[Item], learned: int) -> Generator[Event, None, float]:
+        """Gradients of the mean loss over the `learned` tokens of `items`, row by row; returns that loss.
+
+        Where memory runs out, the rows are halved and the step is taken again: the result is the same.
+        """
+        ready = self.ready
+        while True:
+            random = devices.random_state(ready.device)
+            try:
+                total = 0.0
+                for row in rows_of(items, self.tokens_per_row):
+                    total += ready.network.backward(row, 1.0 / learned)
+                return total / learned
+            except (RuntimeError, MemoryError) as error:
+                longest = max(len(item) for item in items)
+                if not devices.is_out_of_memory(error) or self.tokens_per_row <= longest:
+                    raise
+            ready.trained.clear()
+            devices.release_memory(ready.device)
+            devices.restore_random_state(random, ready.device)
+            self.tokens_per_row = max(longest, self.tokens_per_row // 2)
+            text = N_(
+                "Memory ran out. The step is computed in smaller pieces of {tokens} tokens; the result is the same."
+            )
+            yield Retry(self.step + 1, say(text, tokens=self.tokens_per_row))
+
+    def _seconds_left(self) -> float:
+        steps = self.ready.total_steps - self.step
+        evals = math.ceil(steps / self.ready.eval_every) if self.ready.validation else 0
+        return steps * (self.step_seconds or 0.0) + evals * self.eval_seconds
+
+    # ------------------------------------------------------------------ looking, saving
+
+    def _evaluate(self) -> Generator[Event, None, bool]:
+        """Validation loss now; returns whether it is the best of those that have a checkpoint."""
+        if not self.ready.validation:
+            return False
+        yield Phase("evaluating")
+        begin = time.perf_counter()
+        loss = validation_loss(self.ready.network, self.ready.validation, self.tokens_per_row)
+        if not math.isfinite(loss):
+            raise AfinaError(_not_finite(self.step, loss), "failed")
+        self.eval_seconds = time.perf_counter() - begin
+        before = self.watch.best_trained_step
+        best, advice = self.watch.saw_eval(self.step, loss)
+        tokens = sum(item.learned for item in self.ready.validation)
+        perplexity = math.exp(min(loss, 700.0))
+        yield Eval(self.step, loss, perplexity, best, tokens, round(self.eval_seconds, 3))
+        yield from advice
+        yield Phase("training")
+        return self.watch.best_trained_step != before
+
+    def _sample(self, when: Literal["before", "during", "after"]) -> Iterator[Event]:
+        if self.ready.prompts:
+            yield Phase("sampling")
+            told = samples.answers(self.ready.network, self.ready.chat, self.ready.prompts)
+            yield Sample(self.step, when, told)
+            if when == "during":
+                yield Phase("training")
+
+    def _save(self) -> Iterator[Event]:
+        if self.saved_step == self.step:
+            return
+        state = {"watch": self._timed().as_json(), "tokens_per_row": self.tokens_per_row}
+        ready = self.ready
+        saved = checkpoint.save(self.folder, self.step, ready.trained, ready.optimizer, state, ready.device)
+        self.saved_step = self.step
+        best = self.watch.best_trained_step
+        removed = checkpoint.prune(self.folder, self.spec.keep, best)
+        path = saved.folder.relative_to(self.folder).as_posix()
+        yield Checkpoint(self.step, path, best == self.step, [f"{checkpoint.FOLDER}/{name}" for name in removed])
+
+    def _resume(self) -> None:
+        """Go back to the newest complete checkpoint, if there is one."""
+        found = checkpoint.complete(self.folder)
+        if found:
+            state = checkpoint.load(found[-1], self.ready.trained, self.ready.optimizer, self.ready.device)
+            self.step = self.saved_step = int(state["step"])
+            self.watch = Watch.from_json(state["watch"])
+            self.tokens_per_row = int(state["tokens_per_row"])
+            self.started = time.monotonic() - self.watch.seconds
+
+    def _timed(self) -> Watch:
+        self.watch.seconds = time.monotonic() - self.started
+        return self.watch
+
+    # ------------------------------------------------------------------ the end
+
+    def _finish(self, keep: Keep) -> Iterator[Event]:
+        yield from self._save()
+        self._take(keep)
+        yield from self._sample("after")
+        yield from self.watch.saw_end(self.step)
+        path = yield from self._write()
+        kept_best = keep == "best" and self.watch.best_trained is not None
+        validation = self.watch.best_trained if kept_best else self.watch.validation_loss
+        seconds = round(self._timed().seconds, 1)
+        yield Finished(self.step, self.watch.train_loss(), validation, path, seconds, self.watch.best_step)
+
+    def _stopped(self, keep: Keep) -> Iterator[Event]:
+        if self.step == 0:
+            yield Stopped(0, "none", None, None, self.watch.validation_loss, round(self._timed().seconds, 1))
+            return
+        yield from self._save()
+        kept = self._take(keep)
+        path = yield from self._write()
+        validation = self.watch.best_trained if kept == "best" else self.watch.validation_loss
+        yield Stopped(self.step, kept, path, self.watch.train_loss(), validation, round(self._timed().seconds, 1))
+
+    def _take(self, keep: Keep) -> Keep:
+        """Put the best weights in place of the last ones, where asked and where there are any."""
+        best = self.watch.best_trained_step
+        saved = {each.step: each for each in checkpoint.complete(self.folder)}
+        if keep == "best" and best in saved:
+            checkpoint.load_weights(saved[best], self.ready.trained)
+            return "best"
+        return "last"
+
+    def _write(self) -> Generator[Event, None, str]:
+        """Write the result; returns its path inside the run folder."""
+        yield Phase("saving")
+        ready, job = self.ready, self.ready.job
+        notes = {
+            **job.notes,
+            "base": str(job.model_folder),
+            "merged_first": [str(path) for path in job.adapter_folders],
+        }
+        if ready.wrapped is not None:
+            output.write_adapter(ready.wrapped, self.folder / "adapter", job.model_folder, ready.chat, notes)
+            return "adapter"
+        output.write_model(
+            ready.network.model, ready.trained.named(), self.folder / "model", job.model_folder, ready.chat, notes
+        )
+        return "model"
+
+
+def _not_finite(step: int, loss: float) -> Problem:
+    return Problem(
+        "loss_not_finite",
+        say(N_("The loss is no longer a number (step {step})."), step=step),
+        say(N_("Use a smaller learning rate, for example a tenth of it. The last checkpoint before is kept.")),
+        field="learning_rate",
+        value=loss,
+    )

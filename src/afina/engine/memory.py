@@ -1,0 +1,57 @@
+"""How much fits: the tokens computed at once, whether activations are kept or computed again, and what it will take.
+
+Estimates only, on the safe side; the loop halves the row when one of them was wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+MOST_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 16384}
+"""More in one row gains nothing: the matrix products are at their full rate."""
+
+KEPT_PER_LAYER = 34
+"""Values kept for backward per token and layer, as a multiple of the hidden size (measured on Llama's: 27)."""
+
+PROGRAM = 600_000_000
+HEAD_SCORES = 3 * 4 * 24_000_000
+
+
+@dataclass(frozen=True)
+class Layout:
+    """tokens_per_row: how many are computed at once; checkpointing: activations are computed again in backward;
+    expected: bytes at the peak."""
+
+    tokens_per_row: int
+    checkpointing: bool
+    expected: int
+
+
+def lay_out(
+    config: Any,
+    *,
+    parameters: int,
+    trainable: int,
+    width: int,
+    longest: int,
+    step: int,
+    free: int,
+    device: str,
+    switch: str,
+) -> Layout:
+    """Choose the layout of a step for a model of `config` (transformers' text config).
+
+    width: bytes of a weight; longest: tokens of the longest example, which is never split; step: tokens of a usual
+    step; free: bytes available; switch: "auto", "on" or "off" for activation checkpointing.
+    """
+    fixed = parameters * width + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM
+    hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    keep = KEPT_PER_LAYER * hidden * layers * width
+    again = hidden * layers * width + KEPT_PER_LAYER * hidden * width
+    most = min(MOST_TOKENS[device], max(longest, step))
+    room = int(0.8 * free) - fixed
+    checkpointing = switch == "on" or (switch == "auto" and room < keep * longest)
+    cost = again if checkpointing else keep
+    tokens = max(longest, min(most, room // cost if room > 0 else 0))
+    return Layout(tokens, checkpointing, fixed + cost * tokens)

@@ -1,0 +1,236 @@
+"""A causal language model to compute with: loaded from safetensors, adapters merged, loss of a row of examples.
+
+Two paths give the same loss. The fast one lays examples end to end, with our attention and our loss. The reference one
+is transformers' own forward, an example at a time, for architectures the fast one cannot serve. Families that the tests
+do not cover are tried out on a few tokens before the fast path is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from afina.core.errors import AfinaError, Problem
+from afina.core.messages import N_, say
+from afina.engine import attention
+from afina.engine.batches import Item, Row, lay_end_to_end
+from afina.engine.loss import cross_entropy
+
+Way = Literal["fast", "reference"]
+
+
+def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Sequence[Path] = ()) -> Any:
+    """transformers' model of `folder` in `dtype`, with LoRA `adapters` merged in their order.
+
+    Reads safetensors only and runs no code of the model's own. Raises AfinaError `broken_model`, `adapter_mismatch`.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise AfinaError(
+            Problem(
+                "broken_model",
+                say(N_("The model “{name}” cannot be loaded: {reason}"), name=folder.name, reason=_first_line(error)),
+                say(N_("Delete the model and add it again.")),
+                field="model",
+            ),
+            "failed",
+        ) from error
+    for adapter in adapters:
+        model = merge(model, adapter)
+    model.requires_grad_(False)
+    return model.to(device)
+
+
+def merge(model: Any, adapter: Path) -> Any:
+    """`model` with the LoRA of the folder `adapter` added to its weights."""
+    import peft
+    from safetensors import SafetensorError
+
+    try:
+        if not (adapter / "adapter_model.safetensors").is_file():
+            raise ValueError("adapter_model.safetensors is missing")
+        return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise AfinaError(
+            Problem(
+                "adapter_mismatch",
+                say(N_("The LoRA adapter does not fit the model: {reason}"), reason=_first_line(error)),
+                say(N_("Choose the base model it was trained on.")),
+                field="model",
+                value=str(adapter),
+            ),
+            "failed",
+        ) from error
+
+
+def text_config(folder: Path) -> Any:
+    """The config of the language part of the model in `folder`. Raises AfinaError `broken_model`."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        reason = say(N_("The model “{name}” cannot be loaded: {reason}"), name=folder.name, reason=_first_line(error))
+        raise AfinaError(Problem("broken_model", reason, field="model"), "failed") from error
+
+
+def shapes(config: Any) -> list[tuple[int, int]]:
+    """(outputs, inputs) of the largest products of a layer, to measure with."""
+    hidden = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * hidden)
+    return [(inner, hidden), (hidden, inner)]
+
+
+class Network:
+    """A model and how its loss is computed. `path` says which of the two ways."""
+
+    def __init__(self, model: Any, *, packed: bool = True) -> None:
+        self.model = model
+        self.config = model.config.get_text_config()
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = model.dtype
+        self._own_attention: str = model.config._attn_implementation
+        self.path: Way = "fast" if packed and self._can_pack() else "reference"
+        self._attend(self.path == "fast")
+        if self.path == "fast" and self.config.model_type not in attention.KNOWN and not self._agrees():
+            self.path = "reference"
+            self._attend(False)
+
+    def loss(self, row: Row) -> Tensor:
+        """Summed loss in nats over the learned tokens of `row`, differentiable; see `backward`."""
+        row = row.to(self.device)
+        if self.path == "reference":
+            return self._reference_loss(row)
+        with attention.laid_out(row.lengths):
+            return self._packed_loss(row)
+
+    def backward(self, row: Row, weight: float) -> float:
+        """Add the gradient of `weight` × the summed loss of `row`; returns the summed loss."""
+        row = row.to(self.device)
+        if self.path == "reference":
+            loss = self._reference_loss(row)
+            (loss * weight).backward()  # type: ignore[no-untyped-call]
+        else:
+            with attention.laid_out(row.lengths):
+                loss = self._packed_loss(row)
+                (loss * weight).backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    def speak(self) -> _Speaking:
+        """A context in which the model answers: its own attention with a cache, no dropout, no gradients."""
+        return _Speaking(self)
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in backward in place of keeping them."""
+        self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+    def _packed_loss(self, row: Row) -> Tensor:
+        hidden = self.model.get_decoder()(
+            input_ids=row.ids[None], position_ids=row.positions[None], use_cache=False
+        ).last_hidden_state[0]
+        weight, bias = self._head()
+        scale, softcap = _score_changes(self.config)
+        return cross_entropy(hidden[row.at], weight, bias, row.targets, scale, softcap)
+
+    def _reference_loss(self, row: Row) -> Tensor:
+        losses = []
+        start = 0
+        for length in row.lengths:
+            end = start + length
+            chosen = (row.at >= start) & (row.at < end)
+            logits = self.model(input_ids=row.ids[None, start:end], use_cache=False).logits[0]
+            at, targets = row.at[chosen] - start, row.targets[chosen]
+            losses.append(F.cross_entropy(logits[at].float(), targets, reduction="sum"))
+            start = end
+        return torch.stack(losses).sum()
+
+    def _head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias of the output head, an adapter on it included."""
+        head = self.model.get_output_embeddings()
+        if isinstance(head, nn.Linear):
+            return head.weight, head.bias
+        name = head.active_adapters[0]
+        delta = head.lora_B[name].weight @ head.lora_A[name].weight * head.scaling[name]
+        return head.base_layer.weight + delta.to(head.base_layer.weight.dtype), head.base_layer.bias
+
+    def _can_pack(self) -> bool:
+        head = self.model.get_output_embeddings()
+        plain = isinstance(head, nn.Linear) or (
+            hasattr(head, "lora_A") and all(isinstance(drop, nn.Identity) for drop in head.lora_dropout.values())
+        )
+        return plain and self.model._can_set_attn_implementation()
+
+    def _attend(self, packed: bool) -> None:
+        if packed:
+            attention.register()
+        self.model.set_attn_implementation(attention.NAME if packed else self._own_attention)
+
+    @torch.no_grad()
+    def _agrees(self) -> bool:
+        """Whether the fast path gives the reference's loss on two short examples (an unknown family may mix them)."""
+        random = torch.Generator().manual_seed(0)
+        ids = [
+            torch.randint(0, self.config.vocab_size, (length,), generator=random, dtype=torch.int32)
+            for length in (9, 14)
+        ]
+        row = lay_end_to_end([Item(each, torch.arange(len(each)) > 0) for each in ids]).to(self.device)
+        training = self.model.training
+        self.model.eval()
+        try:
+            with attention.laid_out(row.lengths):
+                fast = float(self._packed_loss(row))
+        except (NotImplementedError, TypeError, ValueError, RuntimeError, AttributeError):
+            return False
+        finally:
+            self.model.train(training)
+        self._attend(False)
+        reference = float(self._reference_loss(row))
+        self._attend(True)
+        return math.isclose(fast, reference, rel_tol=1e-3 if self.dtype == torch.float32 else 2e-2)
+
+
+class _Speaking:
+    """See `Network.speak`."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._no_grad = torch.no_grad()
+
+    def __enter__(self) -> Any:
+        network = self._network
+        network._attend(False)
+        network.model.eval()
+        self._no_grad.__enter__()
+        return network.model
+
+    def __exit__(self, *error: Any) -> None:
+        self._no_grad.__exit__(*error)
+        self._network.model.train()
+        self._network._attend(self._network.path == "fast")
+
+
+def _score_changes(config: Any) -> tuple[float, float | None]:
+    """What some families do to the scores after the head: a factor (Cohere, Granite), a soft cap (Gemma)."""
+    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return scale, None if softcap is None else float(softcap)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,102 @@
+"""What the model answers now to a few fixed prompts: short, greedy, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from afina.core.events import Answer
+from afina.data.examples import Example, Turn
+from afina.data.template import ChatTokenizer
+from afina.engine.model import Network
+
+MOST_TOKENS = 48
+MOST_PROMPT = 512
+HOW_MANY = 3
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question as people see it, as the model reads it, and the dataset's own answer where there is one."""
+
+    text: str
+    ids: list[int]
+    expected: str | None = None
+
+
+def choose(
+    given: Sequence[str], examples: Sequence[Example], chat: ChatTokenizer, system_prompt: str | None
+) -> list[Prompt]:
+    """The prompts of a run: those `given`, else three from `examples`, spread over them; documents give their beginning."""
+    if given:
+        return [Prompt(text, chat.prompt([Turn("user", text)], system_prompt)) for text in given]
+    chosen: list[Prompt] = []
+    seen: set[str] = set()
+    places = [index * len(examples) // HOW_MANY for index in range(HOW_MANY)]
+    for index in [*places, *range(min(len(examples), 50))]:
+        prompt = _of(examples[index], chat, system_prompt) if index < len(examples) else None
+        if prompt and prompt.text not in seen and len(prompt.ids) <= MOST_PROMPT and len(chosen) < HOW_MANY:
+            seen.add(prompt.text)
+            chosen.append(prompt)
+    return chosen
+
+
+def _of(example: Example, chat: ChatTokenizer, system_prompt: str | None) -> Prompt | None:
+    """The example up to its first answer."""
+    if example.text is not None:
+        words = example.text.split()
+        beginning, rest = " ".join(words[:12]), " ".join(words[12:60])
+        return Prompt(beginning, chat.encode(Example(text=beginning)).ids[:-1], rest) if rest else None
+    turns = [*example.turns, *(example.chosen or ())]
+    for index, turn in enumerate(turns):
+        if turn.role == "assistant" and index and turns[index - 1].role == "user":
+            return Prompt(turns[index - 1].content, chat.prompt(turns[:index], system_prompt), turn.content)
+    return None
+
+
+def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) -> list[Answer]:
+    """Greedy answers of at most MOST_TOKENS tokens, computed together (prompts are padded on the left)."""
+    if not prompts:
+        return []
+    with network.speak() as model:
+        written = _greedy(model, [prompt.ids for prompt in prompts], chat.stop_ids, network.device)
+    return [
+        Answer(prompt.text, chat.decode(ids).strip(), prompt.expected)
+        for prompt, ids in zip(prompts, written, strict=True)
+    ]
+
+
+def _greedy(model: object, prompts: list[list[int]], stops: set[int], device: torch.device) -> list[list[int]]:
+    """Token by token for all prompts until each has met a stop or the limit."""
+    longest = max(len(ids) for ids in prompts)
+    ids = torch.tensor([[0] * (longest - len(each)) + each for each in prompts], device=device)
+    seen = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=device)
+    positions = (seen.cumsum(dim=1) - 1).clamp_(min=0)
+    written: list[list[int]] = [[] for _ in prompts]
+    open_rows = set(range(len(prompts)))
+    cache = None
+    for _ in range(MOST_TOKENS):
+        output = model(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=seen,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache = output.past_key_values
+        chosen = output.logits[:, -1].argmax(dim=-1)
+        for row in list(open_rows):
+            token = int(chosen[row])
+            if token in stops:
+                open_rows.discard(row)
+            else:
+                written[row].append(token)
+        if not open_rows:
+            break
+        ids = chosen[:, None]
+        seen = torch.cat([seen, seen.new_ones(len(prompts), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return written

@@ -1,0 +1,177 @@
+"""The small parts: loss in chunks, order of examples, schedules, optimizers, advice, layout of memory."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.nn import functional
+
+from afina.core import events
+from afina.engine import memory, optim
+from afina.engine.batches import Item, Order, Part, rows_of
+from afina.engine.loss import cross_entropy
+from afina.engine.watch import Watch
+
+
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (1.0, 5.0), (0.25, None), (2.0, 3.0)])
+def test_loss_in_chunks_is_the_loss(monkeypatch: pytest.MonkeyPatch, scale: float, softcap: float | None) -> None:
+    monkeypatch.setattr("afina.engine.loss.SCORES_AT_ONCE", 50 * 33)
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(100, 8), torch.randn(50, 8), torch.randn(50)
+    targets = torch.randint(0, 50, (100,))
+    given = [tensor.clone().requires_grad_(True) for tensor in (hidden, weight, bias)]
+    wanted = [tensor.clone().requires_grad_(True) for tensor in (hidden, weight, bias)]
+    scores = functional.linear(*wanted) * scale
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    expected = functional.cross_entropy(scores, targets, reduction="sum")
+    (expected * 0.3).backward()
+    loss = cross_entropy(*given, targets, scale, softcap)
+    (loss * 0.3).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for one, other in zip(given, wanted, strict=True):
+        assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_learned_is_no_loss() -> None:
+    hidden = torch.randn(0, 8, requires_grad=True)
+    loss = cross_entropy(hidden, torch.randn(50, 8), None, torch.zeros(0, dtype=torch.long))
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+def test_an_epoch_uses_every_example_once_in_an_order_of_its_own() -> None:
+    order = Order([Part(10)], 4, seed=1)
+    assert (order.per_epoch, order.steps_per_epoch) == (10, 3)
+    first = [index for step in range(3) for index in order.step(step)]
+    second = [index for step in range(3, 6) for index in order.step(step)]
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert [len(order.step(step)) for step in range(6)] == [4, 4, 2, 4, 4, 2]
+    assert Order([Part(10)], 4, seed=1).step(4) == order.step(4)
+    assert Order([Part(10)], 4, seed=2).epoch(0) != order.epoch(0)
+
+
+def test_weights_of_a_mix() -> None:
+    order = Order([Part(10, 1.0), Part(20, 0.2), Part(3, 2.0)], 4, seed=1)
+    epochs = [order.epoch(number) for number in range(5)]
+    assert order.per_epoch == 10 + 4 + 6
+    assert all(sum(index < 10 for index in epoch) == 10 for epoch in epochs)
+    assert sorted(index for epoch in epochs for index in epoch if 10 <= index < 30) == list(range(10, 30))
+    assert all(sorted(index for index in epoch if index >= 30) == [30, 30, 31, 31, 32, 32] for epoch in epochs)
+
+
+def test_rows_hold_what_fits_and_nothing_is_split() -> None:
+    items = [Item(torch.arange(length, dtype=torch.int32), torch.arange(length) > 0) for length in (5, 6, 30, 2, 3)]
+    rows = list(rows_of(items, 12))
+    assert [row.lengths for row in rows] == [(5, 6), (30,), (2, 3)]
+    assert rows[0].positions.tolist() == [*range(5), *range(6)]
+    assert rows[0].at.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert rows[0].targets.tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "inverse_sqrt"])
+def test_schedules(schedule: str) -> None:
+    rates = [optim.rate_at(step, 20, 4, schedule) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert all(later <= earlier for earlier, later in pairwise(rates[4:]))
+    assert rates[-1] > 0
+    assert (rates[-1] < 0.1) == (schedule in ("linear", "cosine"))
+    assert all(optim.rate_at(step, 5, 0, schedule) > 0 for step in range(5))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd"])
+def test_optimizers_find_the_bottom(name: str) -> None:
+    torch.manual_seed(0)
+    goal = torch.randn(6, 4)
+    weights = [torch.nn.Parameter(torch.zeros(6, 4)), torch.nn.Parameter(torch.zeros(4))]
+    trained = optim.Trained([("w", weights[0]), ("b", weights[1])])
+    optimizer = optim.build(name, trained, 0.05, 0.0)
+    for _ in range(200):
+        loss = ((weights[0] + weights[1] - goal) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        trained.clear()
+    assert loss.item() < 0.02
+
+
+def test_small_updates_are_not_lost_to_rounding() -> None:
+    """In bfloat16 alone, 1 + 0.001 is 1: the master keeps what the weight cannot."""
+    weight = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.bfloat16))
+    trained = optim.Trained([("w", weight)])
+    optimizer = optim.build("sgd", trained, 0.001, 0.0)
+    optimizer.param_groups[0]["momentum"] = 0.0
+    for _ in range(20):
+        (-weight.float().sum()).backward()
+        assert weight.grad is None
+        optimizer.step()
+        trained.write_back()
+        trained.clear()
+    assert trained.named()["w"][0, 0].item() == pytest.approx(1.02, rel=1e-4)
+    assert weight[0, 0].item() == pytest.approx(1.02, rel=4e-3)
+
+
+def test_clipping() -> None:
+    gradients = [torch.full((3,), 3.0), torch.full((4,), -2.0)]
+    norm = math.sqrt(27 + 16)
+    assert optim.clip(gradients, 0.0) == pytest.approx(norm)
+    assert optim.clip(gradients, 1.0) == pytest.approx(norm)
+    assert optim.clip(gradients, 1.0) == pytest.approx(1.0)
+
+
+def codes(advice: list[events.Advice]) -> list[str]:
+    return [piece.code for piece in advice]
+
+
+def test_advice() -> None:
+    rising = Watch()
+    given = [
+        code
+        for step, loss in enumerate([3.0, 2.0, 2.1, 2.2, 2.3, 2.4])
+        for code in codes(rising.saw_eval(step, loss)[1])
+    ]
+    assert given == ["overfitting"]
+    assert (rising.best_step, rising.best, rising.waited) == (1, 2.0, 4)
+    falling = Watch()
+    for step, loss in enumerate([3.0, 2.5, 2.0, 1.5]):
+        assert falling.saw_eval(step, loss) == (True, [])
+    assert codes(falling.saw_end(3)) == ["still_learning"]
+    worse = Watch()
+    for step, loss in enumerate([3.0, 3.1, 3.05]):
+        worse.saw_eval(step, loss)
+    assert codes(worse.saw_end(2)) == ["no_improvement"]
+    diverging = Watch()
+    told = [code for step in range(1, 40) for code in codes(diverging.saw_step(step, 1.0 if step < 12 else 9.0, 5, 40))]
+    assert told == ["diverging"]
+
+
+def test_a_watch_survives_a_checkpoint() -> None:
+    watch = Watch()
+    watch.saw_step(1, 2.0, 10, 5)
+    watch.saw_eval(1, 2.5)
+    assert Watch.from_json(watch.as_json()) == watch
+
+
+def test_layout_follows_the_memory() -> None:
+    config = SimpleNamespace(hidden_size=576, num_hidden_layers=30)
+    shape = {
+        "parameters": 135_000_000,
+        "trainable": 5_000_000,
+        "width": 4,
+        "longest": 700,
+        "step": 4000,
+        "device": "cpu",
+    }
+    plenty = memory.lay_out(config, **shape, free=32 << 30, switch="auto")
+    tight = memory.lay_out(config, **shape, free=6 << 30, switch="auto")
+    tiny = memory.lay_out(config, **shape, free=3 << 30, switch="auto")
+    assert (plenty.tokens_per_row, plenty.checkpointing) == (2048, False)
+    assert 700 <= tight.tokens_per_row < 2048
+    assert tight.expected < 6 << 30
+    assert (tiny.tokens_per_row >= 700, tiny.checkpointing) == (True, True)
+    assert memory.lay_out(config, **shape, free=32 << 30, switch="on").checkpointing
+    assert not memory.lay_out(config, **shape, free=3 << 30, switch="off").checkpointing
