@@ -1,0 +1,110 @@
+"""`afina train`: every setting of `TrainSpec` is a flag; the run is followed to its end."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from pydantic_core import PydanticUndefined
+
+from afina import actions
+from afina.cli.follow import follow
+from afina.cli.shared import HomeOption, JsonOption, Out, home_folder
+from afina.core.errors import AfinaError, Problem
+from afina.core.messages import N_, say
+from afina.core.spec import TrainSpec, about, choices
+
+app = typer.Typer(add_completion=False)
+MANY = {"dataset", "sample_prompts", "tags", "target_modules"}
+PANELS = {
+    "what": N_("What to train"),
+    "basic": N_("Basic settings"),
+    "length": N_("Data and length"),
+    "optimizer": N_("Optimizer"),
+    "lora": N_("LoRA"),
+    "watching": N_("Watching and saving"),
+    "machine": N_("Machine"),
+    "text": N_("Text"),
+    "notes": N_("Notes"),
+}
+
+
+def train(home: Path | None, as_json: bool, spec_file: Path | None, **flags: Any) -> int:
+    """Fine-tune a model on a dataset and follow the run to its end. Ctrl-C stops it and keeps what it has learned.
+
+    Works with or without a running server. A second Ctrl-C leaves the run to end by itself.
+    """
+    out = Out.of(as_json)
+    folder = home_folder(home).create()
+    settings = _from_file(spec_file) if spec_file is not None else {}
+    settings |= {name: value for name, value in flags.items() if value not in (None, [])}
+    run = actions.start_run(folder, settings, paths=True)
+    return follow(folder, run, out)
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    """The settings in a YAML (or JSON) file. Raises AfinaError `bad_spec_file`."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+    else:
+        if isinstance(found, dict):
+            return {str(name).replace("-", "_"): value for name, value in found.items()}
+        reason = "no settings in it"
+    raise AfinaError(
+        Problem(
+            "bad_spec_file",
+            say(N_("The file {file} cannot be used: {reason}."), file=str(path), reason=reason),
+            say(N_("Write one setting a line, such as: epochs: 3")),
+            "spec",
+            str(path),
+        )
+    )
+
+
+def _flag(name: str, out: Out) -> inspect.Parameter:
+    """The flag of one setting. Values are taken as text, so that all that is wrong with them is told at once."""
+    field, words = TrainSpec.model_fields[name], about(name)
+    options = choices(name)
+    kind = next((item for item in (field.annotation, *get_args(field.annotation)) if item in (int, float)), str)
+    metavar = "|".join(options) if options else {int: "N", float: "X"}.get(kind, "TEXT")
+    default = "" if field.default in (PydanticUndefined, None, "", []) else str(field.default)
+    default = ",".join(field.default) if get_origin(field.annotation) is list and default else default
+    text = out.text(words.help) + (f" ({out.text(words.unit)})" if words.unit else "")
+    option = typer.Option(
+        f"--{name.replace('_', '-')}",
+        metavar=metavar,
+        help=f"{text} \\[{default}]" if default else text,
+        show_default=False,
+        rich_help_panel=out.text(PANELS[words.group]),
+    )
+    annotation: Any = Annotated[list[str] | None, option] if name in MANY else Annotated[str | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _with_flags(out: Out) -> None:
+    """Give `train` its signature: the shared options, then a flag for each setting."""
+    spec = typer.Option("--spec", metavar="FILE", help=out.text(N_("Settings from a YAML file; flags go before it.")))
+    shared = {
+        "home": (HomeOption, None),
+        "as_json": (JsonOption, False),
+        "spec_file": (Annotated[Path | None, spec], None),
+    }
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in shared.items()
+    ]
+    parameters += [_flag(name, out) for name in TrainSpec.model_fields]
+    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    train.__annotations__ = {item.name: item.annotation for item in parameters}
+
+
+_with_flags(Out.of(False))
+app.command()(train)
