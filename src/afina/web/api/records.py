@@ -1,0 +1,216 @@
+"""What the API takes and gives beyond the records of the registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringConstraints
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from afina.core.spec import TrainSpec
+from afina.registry.records import DatasetInfo, Plan
+from afina.web.errors import ProblemRecord
+
+Text = Annotated[str, StringConstraints(max_length=1_000_000)]
+
+
+class _LikeTrainSpec:
+    """Describes a plain object as a `TrainSpec`, leaving its validation to `actions`, which finds every problem."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(TrainSpec.__pydantic_core_schema__)
+
+
+Spec = Annotated[dict[str, Any], _LikeTrainSpec()]
+
+
+class Given(BaseModel):
+    """Base of what is sent to us: a field we do not know is a mistake, not something to pass over."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FaultRecord(BaseModel):
+    """One finding."""
+
+    row: int | None = Field(description="Counted from 1; null: the file as a whole.")
+    line: int | None
+    field: str | None
+    value: str | None
+    message: str
+
+
+class GroupRecord(BaseModel):
+    """One kind of problem in a dataset, with the first rows it was found in."""
+
+    code: str
+    severity: Literal["error", "warning"]
+    count: int = Field(description="How many rows.")
+    rows: list[int] = Field(description="The first of them, counted from 1.")
+    lines: list[int] = Field(description="Their lines in the file.")
+    message: str
+    remedy: str
+    excerpts: list[str]
+    details: list[FaultRecord]
+
+
+class ReportRecord(BaseModel):
+    """What a look through the whole file found. Counts of tokens are null while there is no model to count with."""
+
+    format: str | None
+    rows: int
+    tokens: int | None
+    answer_tokens: int | None
+    cut_tokens: int | None
+    longest: int | None
+    errors: list[GroupRecord]
+    warnings: list[GroupRecord]
+
+
+class TurnRecord(BaseModel):
+    """One thing said in an example."""
+
+    role: str
+    content: str
+    weight: float = 1.0
+    tool_calls: list[Any] | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+
+class RowFault(FaultRecord):
+    """One finding in a row."""
+
+    code: str
+
+
+class RowRecord(BaseModel):
+    """One row: a conversation, a text, or a preference, and what is wrong with it."""
+
+    row: int
+    turns: list[TurnRecord] | None = None
+    text: str | None = None
+    chosen: list[TurnRecord] | None = None
+    rejected: list[TurnRecord] | None = None
+    problems: list[RowFault]
+
+
+class RowsPage(BaseModel):
+    """Some rows of a dataset."""
+
+    rows: list[RowRecord]
+    total: int
+
+
+class PieceRecord(BaseModel):
+    """One token as people see it, and whether it is learned, only read, or cut."""
+
+    text: str
+    state: Literal["learned", "read", "cut"]
+
+
+class TokensRecord(BaseModel):
+    """One row as the model sees it."""
+
+    row: int
+    tokens: int
+    learned: int
+    cut: int
+    pieces: list[PieceRecord]
+
+
+class TokensPage(BaseModel):
+    """Some rows of a dataset as tokens."""
+
+    rows: list[TokensRecord]
+    total: int
+
+
+class PlanRecord(Plan):
+    """What a run would do, what its datasets are warned about, and what stands in its way."""
+
+    warnings: list[GroupRecord]
+    problems: list[ProblemRecord]
+
+
+class Space(BaseModel):
+    """Bytes."""
+
+    total: int
+    free: int
+
+
+class MachineRecord(BaseModel):
+    """What this machine can do, and what stands in the way."""
+
+    system: str
+    processor: str
+    cores: int = Field(description="Physical ones.")
+    threads: int = Field(description="What a run uses unless told otherwise.")
+    vector: str | None = Field(description="The widest vector instructions of the processor.")
+    memory: Space
+    disk: Space
+    accelerators: list[dict[str, Any]]
+    versions: dict[str, str]
+    home: str
+    cache: str
+    database: str
+    problems: list[ProblemRecord]
+
+
+class DatasetDetail(DatasetInfo):
+    """A dataset with its report."""
+
+    report: ReportRecord
+
+
+class Deleted(BaseModel):
+    """It is gone."""
+
+    deleted: str
+
+
+class AddModel(Given):
+    """Where a model comes from: "starter", a folder, or a GGUF file."""
+
+    source: str = Field(min_length=1, max_length=4000)
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+
+
+class StopRun(Given):
+    """Which weights become the result."""
+
+    keep: Literal["last", "best"] = "last"
+
+
+class Events(BaseModel):
+    """A stretch of a run's log."""
+
+    events: list[dict[str, Any]]
+    offset: int = Field(description="Byte offset to go on from.")
+
+
+class Console(BaseModel):
+    """A stretch of what a run printed."""
+
+    text: str
+    offset: int = Field(description="Byte offset to go on from.")
+
+
+class ChatMessage(Given):
+    """One thing said."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text
+
+
+class ChatRequest(Given):
+    """A question to a model. Temperature 0 always takes the likeliest token."""
+
+    model: str = Field(min_length=1, max_length=1000)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    temperature: float = Field(default=0.7, ge=0, le=5)
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    max_tokens: int = Field(default=512, ge=1, le=1_000_000)
+    seed: int | None = Field(default=None, ge=0, le=2**32 - 1)

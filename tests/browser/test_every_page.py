@@ -1,0 +1,67 @@
+"""What holds for every page: weight, accessibility, small screens, both themes, all languages."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import Open, Studio, assert_light, serious
+
+pytestmark = pytest.mark.browser
+
+PAGES = ["/training", "/datasets", "/datasets/sums.json", "/models", "/runs", "/chat", "/nothing-here"]
+
+
+def settle(page: Page) -> None:
+    """Until the page has asked for what it wants."""
+    page.wait_for_load_state("networkidle")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_first_load_is_light(studio: Studio, open_page: Open, path: str) -> None:
+    assert_light(open_page("about:blank"), studio.address, path)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_serious_for_axe_in_either_theme(studio: Studio, open_page: Open, axe: str, path: str) -> None:
+    for theme, width in (("light", 1280), ("dark", 390)):
+        page = open_page(studio.address + path, width=width, theme=theme)
+        settle(page)
+        assert not serious(page, axe)
+
+
+@pytest.mark.parametrize("language", ["tet", "pt", "id", "en"])
+def test_each_language_fits_a_phone(studio: Studio, open_page: Open, language: str) -> None:
+    page = open_page(studio.address + "/training", width=390, language=language)
+    for path in PAGES:
+        page.goto(studio.address + path)
+        settle(page)
+        assert page.locator("html").get_attribute("lang") == language
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
+        unfilled = re.findall(r"\{\w+\}|\b(?:phase|error|plan|form)\.[a-z]+\b", page.locator("body").inner_text())
+        assert not unfilled, path
+
+
+def test_language_and_theme_are_remembered(studio: Studio, open_page: Open) -> None:
+    page = open_page(f"{studio.address}/runs")
+    page.locator(".menu summary").click()
+    page.get_by_role("link", name="Português").click()
+    expect(page).to_have_url(re.compile("/runs$"))
+    expect(page.locator("html")).to_have_attribute("lang", "pt")
+    for _ in range(2):
+        page.locator("#theme").click()
+    page.goto(f"{studio.address}/models")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    expect(page.locator("html")).to_have_attribute("lang", "pt")
+
+
+def test_the_keyboard_reaches_the_content_first(studio: Studio, open_page: Open) -> None:
+    page = open_page(f"{studio.address}/training")
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    inside = page.evaluate("document.querySelector('main').contains(document.activeElement)")
+    assert inside
