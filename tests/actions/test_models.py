@@ -54,6 +54,16 @@ def test_results_of_runs_are_models_with_a_line_of_descent(home: Home) -> None:
     assert actions.list_models(home) == []
 
 
+def test_a_result_is_a_model_as_soon_as_the_log_says_so(home: Home) -> None:
+    run = helpers.start(home, "quick", steps=3)
+    keeper = helpers.supervisor(home)
+    keeper.tick()
+    helpers.until(lambda: actions.get_run(home, run.id).status == "succeeded")  # nobody ticks: the row is behind
+    assert [info.id for info in actions.list_models(home)] == ["small", run.id]
+    assert actions.resolve_model(home, "quick").adapter is not None
+    helpers.until(lambda: keeper.settled(run.id))
+
+
 def test_a_run_without_a_result_is_no_model(home: Home) -> None:
     run = helpers.start(home, "waiting")
     with pytest.raises(AfinaError) as caught:

@@ -48,6 +48,7 @@ def test_a_reload_and_another_browser_show_the_same(studio: Studio, open_page: O
     for page in pages:
         expect(page.locator("[data-part=best]")).to_contain_text("at step")
         page.locator("[data-part=numbers] summary").click()
+        expect(page.locator("[data-part=numbers] tbody tr")).to_have_count(28)
         seen.append(page.locator("[data-part=numbers] tbody").inner_text())
     assert seen[0] == seen[1]
     assert len(seen[0].splitlines()) == 28, "27 steps and the validation before the first"

@@ -17,9 +17,8 @@ from afina.registry import runs as rows
 from afina.registry.records import ModelInfo
 from afina.registry.tables import RunRow
 from afina.runs import adding
-from afina.runs.digest import Digest
 from afina.runs.index import index
-from afina.runs.view import run_folder
+from afina.runs.view import run_folder, standing
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,8 @@ def delete_model(home: Home, ref: str) -> None:
 
 def _needs(home: Home, row: RunRow, model: str) -> bool:
     """Whether a run waits for, computes with or only works together with the base model."""
-    if row.status not in ACTIVE and row.status != "queued" and (row.method != "lora" or not _output(home, row)):
+    status, output = _standing(home, row)
+    if status not in ACTIVE and status != "queued" and (row.method != "lora" or not output):
         return False
     try:
         folder = read_json(run_folder(home, row.id) / "manifest.json")["model"]["folder"]
@@ -140,11 +140,11 @@ def _needs(home: Home, row: RunRow, model: str) -> bool:
     return Path(folder) == home.models / model
 
 
-def _output(home: Home, row: RunRow) -> Path | None:
-    """The result of a run, when there is one on disk."""
-    output = Digest.load(row.digest).output
-    folder = run_folder(home, row.id) / output if output else None
-    return folder if folder is not None and folder.is_dir() else None
+def _standing(home: Home, row: RunRow) -> tuple[str, Path | None]:
+    """The status of a run as its log stands now, and its result when there is one on disk."""
+    status, digest = standing(home, row)
+    folder = run_folder(home, row.id) / digest.output if digest.output else None
+    return status, folder if folder is not None and folder.is_dir() else None
 
 
 def _base_folder(home: Home, name: str) -> Path | None:
@@ -172,7 +172,7 @@ def _whole(model_id: str, folder: Path) -> ModelRef:
 
 def _result(home: Home, row: RunRow) -> ModelRef:
     """The model that a run made."""
-    output = _output(home, row)
+    _, output = _standing(home, row)
     if output is None:
         raise AfinaError(
             Problem(
@@ -200,8 +200,8 @@ def _here(folder: Path, recorded: str, parts: int) -> Path:
 
 
 def _tuned(home: Home, row: RunRow) -> ModelInfo | None:
-    output = _output(home, row)
-    if output is None or row.status in ACTIVE or row.status == "queued":
+    status, output = _standing(home, row)
+    if output is None or status in ACTIVE or status == "queued":
         return None
     origin = read_json(run_folder(home, row.id) / "manifest.json")["model"]
     whole = bases.describe(output if row.method == "full" else _here(home.models, origin["folder"], 1))

@@ -25,13 +25,18 @@ def run_folder(home: Home, run_id: str) -> Path:
     return home.runs / run_id
 
 
+def standing(home: Home, row: RunRow) -> tuple[str, Digest]:
+    """Status and digest of a run as its log stands now, which may be ahead of the row. Writes nothing."""
+    digest = Digest.load(row.digest)
+    if row.status in ACTIVE or row.status == "queued":
+        catch_up(run_folder(home, row.id), digest, row.events_offset)
+    return (digest.status or row.status) if row.status in ACTIVE else row.status, digest
+
+
 def info(home: Home, session: Session, row: RunRow) -> RunInfo:
     """The record of a run, as its log stands now. Writes nothing."""
     folder = run_folder(home, row.id)
-    digest = Digest.load(row.digest)
-    if row.status in ACTIVE or row.status == "queued":
-        catch_up(folder, digest, row.events_offset)
-    status = (digest.status or row.status) if row.status in ACTIVE else row.status
+    status, digest = standing(home, row)
     seconds = digest.seconds
     if status in ACTIVE and digest.stretch is not None:
         seconds = digest.spent + max(0.0, time.time() - digest.stretch)
