@@ -92,7 +92,7 @@ def test_reference_path_is_the_same_loss(family_model: Path) -> None:
     examples = items()
     _, slow = wrapped(family_model, fast=False)
     _, fast = wrapped(family_model, fast=True)
-    network = model.Network(slow, packed=False)
+    network = model.Network(slow, best="reference")
     assert network.path == "reference"
     row = lay_end_to_end(examples)
     assert network.backward(row, 1.0) == pytest.approx(model.Network(fast).backward(row, 1.0), rel=1e-5)

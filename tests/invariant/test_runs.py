@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from afina.core import events
 from afina.core.errors import AfinaError
-from afina.engine import checkpoint, optim
+from afina.engine import checkpoint, model, optim
 from afina.engine.loop import fit
 from tests.invariant.common import job, losses, of_type, run, until
 
@@ -36,6 +36,25 @@ def test_rows_in_memory_change_nothing(tiny_model: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr("afina.engine.memory.MOST_TOKENS", {"cpu": 1, "mps": 1, "cuda": 1})
     pieces = run(job(tiny_model, tmp_path / "b", rows=24, batch_size=8, epochs=2))
     assert losses(whole) == pytest.approx(losses(pieces), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_every_way_learns_the_same(
+    family_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Ten steps of each way of computing give the same losses: what the optimizer changed is used in the next step."""
+    own, found = model.Network.__init__, {}
+    for way in ("fast", "packed", "reference"):
+        monkeypatch.setattr(model.Network, "__init__", lambda network, given, way=way: own(network, given, best=way))
+        said = run(
+            job(family_model, tmp_path / way, rows=16, epochs=3, method=method, batch_size=5, learning_rate=3e-3)
+        )
+        assert of_type(said, events.Preflight)[0].path == way
+        found[way] = losses(said)
+    assert len(found["fast"]) == 12
+    assert found["fast"][0] - found["fast"][-1] > 0.01
+    assert found["fast"] == pytest.approx(found["reference"], rel=1e-4)
+    assert found["packed"] == pytest.approx(found["reference"], rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -57,7 +57,8 @@ class Preflight(Event):
     rows, validation_rows: examples; tokens, answer_tokens: of one pass over the training rows; cut_tokens: tokens past
     `max_length`, lost; steps_per_epoch, total_steps: optimizer steps; trainable_parameters, parameters: counts;
     memory: expected peak, bytes; seconds: expected duration; precision, device, attention: what was chosen;
-    path: "fast" or "reference" (transformers' and PEFT's own forward).
+    path: "fast" (layers computed by Afina), "packed" (transformers' layers, examples end to end) or "reference"
+    (transformers' and PEFT's own forward, an example at a time).
     """
 
     type = "preflight"

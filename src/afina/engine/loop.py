@@ -103,6 +103,7 @@ class Run:
             group["lr"] = rate
         ready.optimizer.step()
         ready.trained.write_back()
+        ready.network.weights_changed()
         ready.trained.clear()
         devices.synchronize(ready.device)
         self.step += 1
@@ -201,6 +202,7 @@ class Run:
         found = checkpoint.complete(self.folder)
         if found:
             state = checkpoint.load(found[-1], self.ready.trained, self.ready.optimizer, self.ready.device)
+            self.ready.network.weights_changed()
             self.step = self.saved_step = int(state["step"])
             self.watch = Watch.from_json(state["watch"])
             self.tokens_per_row = int(state["tokens_per_row"])
@@ -239,6 +241,7 @@ class Run:
         saved = {each.step: each for each in checkpoint.complete(self.folder)}
         if keep == "best" and best in saved:
             checkpoint.load_weights(saved[best], self.ready.trained)
+            self.ready.network.weights_changed()
             return "best"
         return "last"
 

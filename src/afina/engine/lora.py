@@ -108,14 +108,17 @@ def speed_up(model: nn.Module) -> int:
 
 
 def plain_layers(model: nn.Module) -> list[Any]:
-    """The LoRA layers the fast forward is right for: ordinary linear ones with the one adapter, nothing merged."""
+    """The LoRA layers the fast forward is right for."""
+    return [layer for layer in model.modules() if is_plain(layer)]
+
+
+def is_plain(layer: Any) -> bool:
+    """Whether `layer` is PEFT's LoRA around an ordinary linear layer: the one adapter, no dropout, nothing merged."""
     from peft.tuners.lora import Linear
 
-    layers: list[Any] = [layer for layer in model.modules() if type(layer) is Linear]
-    return [
-        layer
-        for layer in layers
-        if isinstance(layer.base_layer, nn.Linear)
+    return (
+        type(layer) is Linear
+        and isinstance(layer.base_layer, nn.Linear)
         and list(layer.lora_A) == [ADAPTER]
         and not layer.lora_variant
         and not layer.fan_in_fan_out
@@ -123,7 +126,7 @@ def plain_layers(model: nn.Module) -> list[Any]:
         and isinstance(layer.lora_dropout[ADAPTER], nn.Identity)
         and layer.lora_A[ADAPTER].bias is None
         and layer.lora_B[ADAPTER].bias is None
-    ]
+    )
 
 
 def _require_linear(model: nn.Module, wanted: Sequence[str]) -> None:

@@ -42,26 +42,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 scores *= scale
             if softcap is not None:
                 scores = scores.div_(softcap).tanh_().mul_(softcap)
-            norm = scores.logsumexp(dim=1)
-            total += (norm - scores.gather(1, t[:, None])[:, 0]).sum()
+            slope = None if softcap is None or not any(ctx.needs_input_grad) else 1 - (scores / softcap).square_()
+            # softmax in place; its row sums are divided by where it is smallest: on the result's side of the products
+            scores -= scores.amax(dim=1, keepdim=True)
+            wanted = scores.gather(1, t[:, None])[:, 0]
+            sums = scores.exp_().sum(dim=1)
+            total += (sums.log() - wanted).sum()
             if not (need_hidden or need_weight or need_bias):
                 continue
-            slope = None if softcap is None else 1 - (scores / softcap).square_()
-            grad = scores.sub_(norm[:, None]).exp_()  # softmax, in place of the scores
-            grad.scatter_add_(1, t[:, None], torch.full_like(norm, -1.0)[:, None])
+            scores.scatter_add_(1, t[:, None], -sums[:, None])
             if slope is not None:
-                grad *= slope
-            if scale != 1.0:
-                grad *= scale
+                scores *= slope
+            share = (scale / sums)[:, None]
             if grad_bias is not None:
-                grad_bias += grad.sum(dim=0)
-            grad = grad.to(hidden.dtype)
+                grad_bias += (scores * share).sum(dim=0)
+            grad = scores.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[start : start + size])
-            if grad_weight is not None and grad_weight.dtype == grad.dtype:
-                grad_weight.addmm_(grad.t(), h)
-            elif grad_weight is not None:
-                grad_weight += grad.t() @ h
+                torch.mm(grad, weight, out=grad_hidden[start : start + size]).mul_(share)
+            if grad_weight is not None:
+                _add_product(grad_weight, grad, h * share.to(h.dtype))
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total
@@ -74,6 +73,13 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ]
         ctx.grads = None
         return (*grads, None, None, None)
+
+
+def _add_product(into: Tensor, grad: Tensor, h: Tensor) -> None:
+    if into.dtype == grad.dtype:
+        into.addmm_(grad.t(), h)
+    else:
+        into += grad.t() @ h
 
 
 def cross_entropy(

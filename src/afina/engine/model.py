@@ -1,8 +1,9 @@
 """A causal language model to compute with: loaded from safetensors, adapters merged, loss of a row of examples.
 
-Two paths give the same loss. The fast one lays examples end to end, with our attention and our loss. The reference one
-is transformers' own forward, an example at a time, for architectures the fast one cannot serve. Families that the tests
-do not cover are tried out on a few tokens before the fast path is taken.
+Three ways give the same loss. The fast one lays examples end to end and computes the layers itself (`decoder.py`). The
+packed one does so with transformers' own layers, our attention and our loss: for other families, for adapters with
+dropout, and on graphics cards. The reference one is transformers' own forward, an example at a time, for what neither
+can serve. Families that the tests do not cover are tried out on a few tokens before the packed way is taken.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.engine import attention
 from afina.engine.batches import Item, Row, lay_end_to_end
+from afina.engine.decoder import Decoder
 from afina.engine.loss import cross_entropy
 
-Way = Literal["fast", "reference"]
+Way = Literal["fast", "packed", "reference"]
 
 
 def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Sequence[Path] = ()) -> Any:
@@ -97,17 +99,20 @@ def shapes(config: Any) -> list[tuple[int, int]]:
 
 
 class Network:
-    """A model and how its loss is computed. `path` says which of the two ways."""
+    """A model and how its loss is computed. `path` says which of the three ways; `best`: the best one to try."""
 
-    def __init__(self, model: Any, *, packed: bool = True) -> None:
+    def __init__(self, model: Any, *, best: Way = "fast") -> None:
         self.model = model
         self.config = model.config.get_text_config()
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = model.dtype
         self._own_attention: str = model.config._attn_implementation
-        self.path: Way = "fast" if packed and self._can_pack() else "reference"
-        self._attend(self.path == "fast")
-        if self.path == "fast" and self.config.model_type not in attention.KNOWN and not self._agrees():
+        self.path: Way = "packed" if best != "reference" and self._can_pack() else "reference"
+        self._decoder = self._build_decoder() if best == "fast" and self.path == "packed" else None
+        if self._decoder is not None:
+            self.path = "fast"
+        self._attend(self.path == "packed")
+        if self.path == "packed" and self.config.model_type not in attention.KNOWN and not self._agrees():
             self.path = "reference"
             self._attend(False)
 
@@ -131,18 +136,29 @@ class Network:
                 (loss * weight).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
+    def weights_changed(self) -> None:
+        """To be called whenever trained weights were changed: after a step of the optimizer, after loading."""
+        if self._decoder is not None:
+            self._decoder.changed = True
+
     def speak(self) -> _Speaking:
         """A context in which the model answers: its own attention with a cache, no dropout, no gradients."""
         return _Speaking(self)
 
     def checkpoint_activations(self) -> None:
         """Compute activations again in backward in place of keeping them."""
+        if self._decoder is not None:
+            self._decoder.recompute = True
+            return
         self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def _packed_loss(self, row: Row) -> Tensor:
-        hidden = self.model.get_decoder()(
-            input_ids=row.ids[None], position_ids=row.positions[None], use_cache=False
-        ).last_hidden_state[0]
+        if self._decoder is not None:
+            hidden = self._decoder.hidden(row.ids, row.positions, row.lengths)
+        else:
+            hidden = self.model.get_decoder()(
+                input_ids=row.ids[None], position_ids=row.positions[None], use_cache=False
+            ).last_hidden_state[0]
         weight, bias = self._head()
         scale, softcap = _score_changes(self.config)
         return cross_entropy(hidden[row.at], weight, bias, row.targets, scale, softcap)
@@ -167,6 +183,15 @@ class Network:
         name = head.active_adapters[0]
         delta = head.lora_B[name].weight @ head.lora_A[name].weight * head.scaling[name]
         return head.base_layer.weight + delta.to(head.base_layer.weight.dtype), head.base_layer.bias
+
+    def _build_decoder(self) -> Decoder | None:
+        """The layers computed here, where they can be: on the processor, for families and adapters that are known."""
+        if self.device.type != "cpu":
+            return None
+        try:
+            return Decoder(self.model)
+        except ValueError:
+            return None
 
     def _can_pack(self) -> bool:
         head = self.model.get_output_embeddings()
@@ -221,7 +246,7 @@ class _Speaking:
     def __exit__(self, *error: Any) -> None:
         self._no_grad.__exit__(*error)
         self._network.model.train()
-        self._network._attend(self._network.path == "fast")
+        self._network._attend(self._network.path == "packed")
 
 
 def _score_changes(config: Any) -> tuple[float, float | None]:

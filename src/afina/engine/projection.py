@@ -1,0 +1,150 @@
+"""Linear layers that read the same input, computed as one product: q, k and v; gate and up; or a single one.
+
+Over the model's and PEFT's own parameters, so that saving, loading and the optimizer see nothing new: weights lie end to
+end in one block of memory of which each layer's weight is a view. LoRA (Hu et al. 2021, section 4.1) costs
+
+    merged   y = x·W'ᵀ, dx = dy·W' with W' = W + s·B·A written once a step      (float32)
+    beside   y = x·Wᵀ + z·B'ᵀ, dx = dy·W + dz·A                                 (bfloat16, where W' would round B·A away)
+
+with z = x·Aᵀ, dz = dy·B', B' = s·B, and in both dB = s·dyᵀ·z, dA = dzᵀ·x. Knows nothing of autograd: `decoder.py` calls
+forward and backward from functions of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from afina.engine.lora import ADAPTER, is_plain
+
+
+class Projection:
+    """`layers` (nn.Linear, or PEFT's LoRA around one) as one product. Raises ValueError where a layer is of another kind.
+
+    sizes: outputs of each layer; parameters: what is trained, in the order in which `backward` gives gradients.
+    """
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        bases = [_base(layer) for layer in layers]
+        self.sizes = [int(base.weight.shape[0]) for base in bases]
+        self._starts = [sum(self.sizes[:index]) for index in range(len(bases))]
+        self.bias = _together([base.bias for base in bases])
+        self._base = _together([base.weight for base in bases])
+        self._trains_base = [base.weight.requires_grad for base in bases]
+        self._adapters = [_adapter(layer) for layer in layers]
+        self._ranks = [0 if each is None else int(each[0].shape[0]) for each in self._adapters]
+        self.has_adapter = any(self._ranks)
+        self.merges = self.has_adapter and self._base.dtype == torch.float32
+        if self.has_adapter and any(self._trains_base):
+            raise ValueError("a layer is trained itself and has an adapter")
+        self.weight = torch.empty_like(self._base) if self.merges else self._base
+        self.parameters: list[Tensor] = [
+            *(base.weight for base in bases if base.weight.requires_grad),
+            *(base.bias for base in bases if base.bias is not None and base.bias.requires_grad),
+            *(factor for each in self._adapters if each is not None for factor in each[:2]),
+        ]
+        self._biases = [base.bias is not None and base.bias.requires_grad for base in bases]
+        if self.has_adapter:
+            total, inputs = self._base.shape
+            self._down = self._base.new_zeros(sum(self._ranks), inputs)  # all A, one after the other
+            self._up = self._base.new_zeros(sum(self._ranks), total)  # all s·Bᵀ, each at its layer's outputs
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Take in what has changed in the adapters; to be called before the first product and after every change."""
+        if not self.has_adapter:
+            return
+        if self.merges:
+            self.weight.copy_(self._base)
+        at = 0
+        for adapter, rank, start, size in zip(self._adapters, self._ranks, self._starts, self.sizes, strict=True):
+            if adapter is None:
+                continue
+            a, b, scaling = adapter
+            self._down[at : at + rank] = a
+            self._up[at : at + rank, start : start + size] = b.t() * scaling
+            if self.merges:
+                self.weight[start : start + size].addmm_(b, a, alpha=scaling)
+            at += rank
+
+    def forward(self, x: Tensor, add: Tensor | None = None, keep: bool = True) -> tuple[Tensor, Tensor | None]:
+        """x (T, in) → y (T, Σ out) (+ `add`), and z, which backward needs (None without adapters, or where `keep` is
+        False and nothing else needs it)."""
+        y = x @ self.weight.t() if add is None else torch.addmm(add, x, self.weight.t())
+        if self.bias is not None:
+            y += self.bias
+        if not self.has_adapter or (self.merges and not keep):
+            return y, None
+        z = x @ self._down.t()
+        if not self.merges:
+            y.addmm_(z, self._up)
+        return y, z
+
+    def backward_input(self, dy: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The gradient of x (T, in) from that of y (T, Σ out); and dz, where it was needed for that."""
+        dx = dy @ self.weight
+        if not self.has_adapter or self.merges:
+            return dx, None
+        dz = dy @ self._up.t()
+        return dx.addmm_(dz, self._down), dz
+
+    def backward_parameters(self, dy: Tensor, x: Tensor, z: Tensor | None, dz: Tensor | None = None) -> list[Tensor]:
+        """The gradients of `parameters`; `dz` from `backward_input` saves computing it again."""
+        grads: list[Tensor] = []
+        if any(self._trains_base):
+            grads += self._cut(dy.t() @ x, self._trains_base)
+        if any(self._biases):
+            grads += self._cut(dy.sum(dim=0), self._biases)
+        if z is not None:
+            grads += self._adapter_gradients(dy, x, z, dy @ self._up.t() if dz is None else dz)
+        return grads
+
+    def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:
+        """The rows of the chosen layers."""
+        parts = zip(self._starts, self.sizes, chosen, strict=True)
+        return [whole[start : start + size] for start, size, wanted in parts if wanted]
+
+    def _adapter_gradients(self, dy: Tensor, x: Tensor, z: Tensor, dz: Tensor) -> list[Tensor]:
+        d_down = dz.t() @ x
+        grads: list[Tensor] = []
+        at = 0
+        for adapter, rank, start, size in zip(self._adapters, self._ranks, self._starts, self.sizes, strict=True):
+            if adapter is None:
+                continue
+            a, b, scaling = adapter
+            d_b = (z[:, at : at + rank].t() @ dy[:, start : start + size]).t()
+            grads += [d_down[at : at + rank].to(a.dtype), d_b.to(b.dtype) * scaling]
+            at += rank
+        return grads
+
+
+def _base(layer: Any) -> nn.Linear:
+    base = getattr(layer, "base_layer", layer)
+    if type(base) is not nn.Linear or (base is not layer and not is_plain(layer)):
+        raise ValueError(f"not a plain linear layer: {type(layer).__name__}")
+    return base
+
+
+def _adapter(layer: Any) -> tuple[nn.Parameter, nn.Parameter, float] | None:
+    if not hasattr(layer, "base_layer"):
+        return None
+    return layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight, float(layer.scaling[ADAPTER])
+
+
+def _together(tensors: Sequence[Any]) -> Any:
+    """The tensors end to end in one block, each given one then a view of its part; None where all are None."""
+    if all(tensor is None for tensor in tensors):
+        return None
+    if any(tensor is None for tensor in tensors):
+        raise ValueError("some layers have a bias and some have none")
+    if len(tensors) == 1:
+        return tensors[0].detach()
+    whole = torch.cat([tensor.detach() for tensor in tensors])
+    start = 0
+    for tensor in tensors:
+        tensor.data = whole[start : start + tensor.shape[0]]
+        start += tensor.shape[0]
+    return whole
