@@ -236,7 +236,9 @@ _tokenizers: dict[str, ChatTokenizer] = {}
 
 def _fingerprint(path: Path, counter: Counter) -> str:
     stat = path.stat()
-    return hashlib.sha256(f"{__version__} {LENGTH} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{__version__} {LENGTH} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()
+    ).hexdigest()
 
 
 def _known(session: Session, path: Path, counter: Counter) -> Report | None:
