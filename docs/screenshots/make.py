@@ -1,7 +1,7 @@
 """Pictures of every page: both themes, 1280 and 390 px wide, in Tetum and English, from real runs of a real model.
 
 `python docs/screenshots/make.py` trains the starter model twice, for some minutes, and renews all pictures in this
-folder; with `--home` it takes them of the home folder of a person who has trained already. They are saved with 64
+folder; with `--home` it takes them of the home folder of a person who has trained already. They are saved with 128
 colours, so that all of them together stay under 3 MB. Needs Chromium (AFINA_CHROMIUM may name it) and the development
 dependencies.
 """
@@ -152,7 +152,7 @@ def picture(browser: Browser, address: str, shot: Shot, language: str, theme: An
     page.wait_for_timeout(600)
     page.screenshot(path=path, full_page=shot.whole)
     context.close()
-    Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
