@@ -287,9 +287,21 @@ def demo(home: Path) -> int:
 def test(rest: list) -> int:
     """Run every check; returns 1 when one fails, after all have run."""
     browser = find_browser()
-    # Two tests at a time with a core each: the two whole jobs, which take longest, run side by side at the end.
+    # Two tests at a time with a core each; the two whole jobs, which take longest, begin side by side.
     one_core = dict(os.environ, OMP_NUM_THREADS="1", AFINA_THREADS="1", PYTHONUNBUFFERED="1")
-    tests = [str(PYTHON), "-m", "pytest", "-n", "2", "--dist", "loadscope", "--durations", "12", *rest]
+    tests = [
+        str(PYTHON),
+        "-m",
+        "pytest",
+        "-n",
+        "2",
+        "--dist",
+        "loadscope",
+        "--no-loadscope-reorder",
+        "--durations",
+        "12",
+        *rest,
+    ]
     checks = [
         ("lint", [str(PYTHON), "-m", "ruff", "check", "."], os.environ),
         ("format", [str(PYTHON), "-m", "ruff", "format", "--check", "."], os.environ),
