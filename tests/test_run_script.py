@@ -52,6 +52,12 @@ def test_samples_are_placed_once_and_a_deleted_one_stays_deleted(run: ModuleType
             "Check the network",
         ),
         ("ERROR: No matching distribution found for torch==2.13.0", "no file for this Python"),
+        (
+            "ERROR: Could not find a version that satisfies the requirement setuptools>=77 (from versions: none)\n"
+            "ERROR: No matching distribution found for setuptools>=77",
+            "Check the network",
+        ),
+        ("ERROR: ResolutionImpossible: for help visit https://pip.pypa.io", "Check which registry pip uses"),
         ("PermissionError: [Errno 13] Permission denied: 'x'", "cannot be written"),
         ("something else\nERROR: it broke\n", "ERROR: it broke"),
     ],

@@ -1,8 +1,9 @@
 """Pictures of every page: both themes, 1280 and 390 px wide, in Tetum and English, from real runs of a real model.
 
-`python docs/screenshots/make.py` trains the starter model twice for a minute or two and writes all pictures to
-`build/screenshots`; `--readme` trains once and renews the few that the README shows, in this folder. Needs Chromium (AFINA_CHROMIUM may
-name it) and the development dependencies.
+`python docs/screenshots/make.py` trains the starter model twice, for some minutes, and renews all pictures in this
+folder; with `--home` it takes them of the home folder of a person who has trained already. They are saved with 128
+colours, so that all of them together stay under 3 MB. Needs Chromium (AFINA_CHROMIUM may name it) and the development
+dependencies.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 FIRST = {"name": "first try", "max_steps": 8, "eval_every": 4, "lora_rank": 8}
-SECOND = {"name": "coffee and tais", "max_steps": 24, "eval_every": 4, "tags": ["timor-leste"]}
+SECOND = {"name": "coffee and tais", "tags": ["timor-leste"]}
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ def ask(page: Page) -> None:
 
 SHOTS = [
     Shot("training", "/training"),
-    Shot("training-whole", "/training", whole=True),
     Shot("datasets", "/datasets"),
     Shot("dataset", "/datasets/timor-leste.txt"),
     Shot("models", "/models"),
@@ -67,9 +68,10 @@ SHOTS = [
     Shot("compare", "/runs", compare_all),
     Shot("run", "/runs/{run}", whole=True),
     Shot("chat", "/chat?model={run}&base={base}", ask),
+    Shot("model", "/models/{run}"),
+    Shot("api", "/api/v1/docs"),
     Shot("error", "/nothing-here"),
 ]
-README = {("training", "en", "light", "wide"), ("training", "tet", "light", "wide"), ("chat", "en", "light", "wide")}
 
 
 class Server:
@@ -132,13 +134,17 @@ def prepare(home: Path, server: Server, runs: list[dict[str, Any]]) -> dict[str,
     return {"run": [server.train(**spec) for spec in runs][-1], "base": model}
 
 
+def found(server: Server) -> dict[str, str]:
+    """The longest finished run of a home that is used already, and its base."""
+    done = [run for run in server.call("GET", "runs") if run["status"] == "succeeded"]
+    run = max(done, key=lambda run: run["step"])
+    return {"run": run["id"], "base": run["model"]}
+
+
 def picture(browser: Browser, address: str, shot: Shot, language: str, theme: Any, size: str, path: Path) -> None:
     """One picture in a browser that knows nothing yet."""
     width, height = SIZES[size]
-    scale = 2 if size == "narrow" else 1
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=theme, locale=language, device_scale_factor=scale
-    )
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=theme, locale=language)
     page = context.new_page()
     page.goto(address)
     page.wait_for_load_state("networkidle")
@@ -146,33 +152,29 @@ def picture(browser: Browser, address: str, shot: Shot, language: str, theme: An
     page.wait_for_timeout(600)
     page.screenshot(path=path, full_page=shot.whole)
     context.close()
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main() -> None:
     """Parse, train, take the pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readme", action="store_true", help="only the pictures of the README, into this folder")
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "screenshots")
+    parser.add_argument("--home", type=Path, help="a home folder with a finished run, in place of training now")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--only", default="", help="names that begin with this")
     given = parser.parse_args()
-    out = Path(__file__).parent if given.readme else given.out
-    out.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
     chromium = os.environ.get("AFINA_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        home = Path(folder)
+    shots = [shot for shot in SHOTS if shot.name.startswith(given.only)]
+    ways = [(a, b, c) for a in ("tet", "en") for b in ("light", "dark") for c in SIZES]
+    with tempfile.TemporaryDirectory(prefix="afina-") as folder, sync_playwright() as playwright:
+        home = given.home or Path(folder)
         server = Server(home)
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         try:
-            names = prepare(home, server, [SECOND] if given.readme else [FIRST, SECOND])
-            for shot in SHOTS:
-                for language, theme, size in [
-                    (a, b, c) for a in ("tet", "en") for b in ("light", "dark") for c in SIZES
-                ]:
-                    if not shot.name.startswith(given.only) or (
-                        given.readme and (shot.name, language, theme, size) not in README
-                    ):
-                        continue
-                    path = out / f"{shot.name}-{SIZES[size][0]}-{theme}-{language}.png"
+            names = found(server) if given.home else prepare(home, server, [FIRST, SECOND])
+            for shot in shots:
+                for language, theme, size in ways:
+                    path = given.out / f"{shot.name}-{SIZES[size][0]}-{theme}-{language}.png"
                     picture(browser, server.address + shot.path.format(**names), shot, language, theme, size, path)
                     print(path.name)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,12 @@ def test_names_never_lead_out_of_the_home(home: Home, name: str, tmp_path: Path)
         "bad_name",
         "dataset_not_found",
     }
+
+
+def test_a_run_remembers_the_model_and_not_its_alias(home: Home) -> None:
+    shutil.copytree(home.models / "small", home.models / "SmolLM2-135M-Instruct")
+    run = actions.start_run(home, {"model": "starter", "dataset": "numbers.json"})
+    assert read_json(home.runs / run.id / "spec.json")["model"] == "SmolLM2-135M-Instruct"
 
 
 def test_the_run_folder_says_what_is_trained_from_what(home: Home) -> None:

@@ -70,6 +70,27 @@ def test_one_run_and_start_again(studio: Studio, runs: list[str], open_page: Ope
     expect(page.locator("#f-name")).to_have_value("")
 
 
+def test_both_pages_give_the_run_the_same_losses(studio: Studio, runs: list[str], open_page: Open) -> None:
+    info = httpx.get(f"{studio.address}/api/v1/runs/{runs[1]}").json()
+    page = open_page(f"{studio.address}/runs/{runs[1]}")
+    expect(page.locator("[data-part=train-loss]")).to_have_text(f"{info['train_loss']:.3f}")
+    expect(page.locator("[data-part=validation-loss]")).to_have_text(f"{info['validation_loss']:.3f}")
+
+
+@pytest.mark.parametrize("language", ["tet", "pt", "id", "en"])
+def test_the_table_shows_every_column_in_each_language(
+    studio: Studio, runs: list[str], open_page: Open, language: str
+) -> None:
+    page = open_page(f"{studio.address}/runs", language=language)
+    for row in page.locator("#runs tbody tr").all():  # as long as real names are
+        row.locator("th a").evaluate("link => { link.textContent = 'timor-leste-lora'; }")
+        row.locator(".cell").nth(0).evaluate("cell => { cell.textContent = 'SmolLM2-135M-Instruct'; }")
+        row.locator(".cell").nth(1).evaluate("cell => { cell.textContent = 'timor-leste.txt'; }")
+        row.locator('[data-cell="seconds"]').evaluate("cell => { cell.textContent = '13 min 36 s'; }")
+        row.locator("th .badge").evaluate_all("tags => tags.forEach((tag) => tag.remove())")
+    assert page.locator(".table-wrap:has(#runs)").evaluate("wrap => wrap.scrollWidth - wrap.clientWidth") <= 0
+
+
 def test_the_first_load_is_light_where_there_are_runs(studio: Studio, runs: list[str], open_page: Open) -> None:
     for path in ("/runs", f"/runs/{runs[0]}", "/training", f"/chat?model={runs[0]}&base=tiny"):
         assert_light(open_page("about:blank"), studio.address, path)

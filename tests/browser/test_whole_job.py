@@ -6,7 +6,6 @@ answers in Chat.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,15 +23,7 @@ MINUTES = 60_000
 
 
 @pytest.fixture
-def all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one test that computes for minutes may use the whole machine."""
-    for name in ("OMP_NUM_THREADS", "AFINA_THREADS"):
-        monkeypatch.delenv(name, raising=False)
-    assert "AFINA_THREADS" not in os.environ
-
-
-@pytest.fixture
-def starter_studio(all_cores: None, tmp_path: Path, starter: Path) -> Iterator[Studio]:
+def starter_studio(tmp_path: Path, starter: Path) -> Iterator[Studio]:
     made = Studio(tmp_path / "studio", starter, "SmolLM2-135M-Instruct")
     yield made
     made.server.stop()

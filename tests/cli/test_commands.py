@@ -189,3 +189,17 @@ def test_a_closed_pipe_is_no_error(home: Home) -> None:
     listing = f"{sys.executable} -m afina.cli runs list --home {home.root} | head -1"
     done = subprocess.run(["sh", "-c", listing], capture_output=True, text=True, check=True)
     assert done.stderr == ""
+
+
+def test_a_check_names_long_rows_and_those_of_the_validation_dataset(afina: Shell, tmp_path: Path) -> None:
+    rows = [{"prompt": f"Word {n}", "completion": "long " * (3000 if n == 2 else 1) + str(n)} for n in range(60)]
+    file, other = tmp_path / "words.jsonl", tmp_path / "other.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    other.write_text("\n".join(map(json.dumps, rows[50:])))
+    code, out, _ = afina("datasets", "check", str(file), "--validation", str(other), "--json")
+    found = {group["code"]: group for group in json.loads(out)["warnings"]}
+    assert (code, set(found)) == (0, {"too_long", "leak"})
+    assert found["too_long"]["rows"] == [3]
+    assert (found["leak"]["count"], found["leak"]["rows"][0]) == (10, 51)
+    code, _, err = afina("datasets", "check", str(file), "--validation", "nothing", "--json")
+    assert (code, json.loads(err)["error"]["code"]) == (2, "dataset_not_found")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from afina.core.messages import Message
 from afina.core.paths import Home
 from afina.data.cache import checked
 from afina.data.checks import check
@@ -221,3 +222,21 @@ def test_the_samples_have_no_problem(name: str) -> None:
     assert report.errors == []
     assert report.warnings == []
     assert report.rows >= 50
+
+
+def test_sentences_about_several_rows_name_no_none_and_can_be_translated(tmp_path: Path) -> None:
+    [group] = check(write(tmp_path / "numbers.jsonl", [*rows(60), 3, "x"])).errors
+    assert str(group.message) == "2 rows hold a value of the wrong kind; the first is row 61, field “–”."
+    mixed = [*rows(59), {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}]
+    [group] = check(write(tmp_path / "mixed.jsonl", mixed)).errors
+    assert str(group.message) == "Rows 1 to 59 are instruction and output, row 60 is conversations (messages)."
+    assert all(isinstance(group.message.values[name], Message) for name in ("form", "other"))
+
+
+def test_equal_last_answers_are_constant_and_equal_openings_are_not(tmp_path: Path) -> None:
+    history = [["Hello", "Good day."]]
+    varied = [{**row, "history": history} for row in rows(60)]
+    assert check(write(tmp_path / "varied.jsonl", varied)).warnings == []
+    same = [{**row, "history": [["Say it", f"It is {n}."]], "output": "No."} for n, row in enumerate(rows(60))]
+    [group] = check(write(tmp_path / "same.jsonl", same)).warnings
+    assert (group.code, group.count) == ("constant_answer", 60)

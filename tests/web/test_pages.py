@@ -40,6 +40,13 @@ def test_values_are_written_as_people_type_them() -> None:
     assert not made["max_steps"].required
 
 
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_the_api_is_found_at_its_usual_addresses_and_from_the_pages(client: TestClient, path: str) -> None:
+    assert client.get(path, follow_redirects=False).headers["location"] == f"/api/v1{path}"
+    assert client.get(path).status_code == 200
+    assert 'href="/api/v1/docs"' in client.get("/runs", headers=HTML).text
+
+
 def test_the_first_page_leads_to_training(client: TestClient) -> None:
     answer = client.get("/", headers=HTML, follow_redirects=False)
     assert answer.headers["location"] == "/training"

@@ -1,6 +1,7 @@
 """Every verb of the program, once. The CLI, the API and the pages call only these; each takes the `Home` first."""
 
 from afina.actions.datasets import (
+    LENGTH,
     add_dataset,
     check_dataset,
     dataset,
@@ -25,6 +26,7 @@ from afina.actions.runs import (
 )
 
 __all__ = [
+    "LENGTH",
     "ModelRef",
     "Planned",
     "add_dataset",

@@ -19,6 +19,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import atomic
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
+from afina.core.spec import TrainSpec
 from afina.registry import models as bases
 from afina.registry import runs as rows
 from afina.registry.records import DatasetInfo
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from afina.data.checks import Report
     from afina.data.template import ChatTokenizer
 
+LENGTH: int = TrainSpec.model_fields["max_length"].default
+"""Rows longer than a run takes unless told otherwise are named, so that nobody learns of it only afterwards."""
 QUICK_BYTES = 4_000_000
 """Files up to this size are looked through when the list is asked for."""
 QUICK_SECONDS = 1.5
@@ -115,18 +118,22 @@ def dataset_path(home: Home, name: str, *, paths: bool = False) -> Path:
     )
 
 
-def check_dataset(home: Home, name: str, *, model: str | None = None, max_length: int | None = None) -> Report:
+def check_dataset(
+    home: Home, name: str, *, model: str | None = None, max_length: int | None = None, validation: str | None = None
+) -> Report:
     """The report on a dataset or any file on this machine, counted with the tokenizer of `model` or the first at hand.
 
-    Raises AfinaError `dataset_not_found`, `model_not_found`.
+    Rows longer than `max_length` (else a run's own default) and rows that also stand in the dataset `validation` are
+    named. Raises AfinaError `dataset_not_found`, `model_not_found`.
     """
     path = dataset_path(home, name, paths=True)
+    other = dataset_path(home, validation, paths=True) if validation is not None else None
     if model is not None:
         from afina.actions.models import resolve_model
         from afina.data.template import ChatTokenizer
 
-        return _check(path, ChatTokenizer.load(resolve_model(home, model, paths=True).folder), max_length)
-    return _check(path, _counter(home).tokenizer, max_length)
+        return _check(path, ChatTokenizer.load(resolve_model(home, model, paths=True).folder), max_length, other)
+    return _check(path, _counter(home).tokenizer, max_length, other)
 
 
 def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
@@ -229,7 +236,9 @@ _tokenizers: dict[str, ChatTokenizer] = {}
 
 def _fingerprint(path: Path, counter: Counter) -> str:
     stat = path.stat()
-    return hashlib.sha256(f"{__version__} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{__version__} {LENGTH} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()
+    ).hexdigest()
 
 
 def _known(session: Session, path: Path, counter: Counter) -> Report | None:
@@ -254,10 +263,12 @@ def _look(session: Session, path: Path, counter: Counter) -> Report:
     return report
 
 
-def _check(path: Path, tokenizer: ChatTokenizer | None, max_length: int | None = None) -> Report:
+def _check(
+    path: Path, tokenizer: ChatTokenizer | None, max_length: int | None = None, validation: Path | None = None
+) -> Report:
     from afina.data.checks import check
 
-    return check(path, tokenizer=tokenizer, max_length=max_length)
+    return check(path, tokenizer=tokenizer, max_length=max_length or LENGTH, validation=validation)
 
 
 def _info(path: Path, report: Report | None, used: str | None) -> DatasetInfo:

@@ -78,7 +78,8 @@ class Prepared:
         making = home.runs / f".new-{run_id}"
         try:
             making.mkdir(parents=True)
-            write_json(making / "spec.json", self.spec.resolved().model_dump(mode="json"))
+            model = self.spec.model if self.model.ancestors else self.model.id  # no alias: runs are compared
+            write_json(making / "spec.json", {**self.spec.resolved().model_dump(mode="json"), "model": model})
             EventLog(making).append(Phase("queued"))
             write_json(making / "manifest.json", manifest)
             return making

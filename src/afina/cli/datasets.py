@@ -38,14 +38,20 @@ def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A file, or the name of a dataset.")],
     model: Annotated[str | None, typer.Option("--model", help="Count tokens as this model does.")] = None,
     max_length: Annotated[
-        int | None, typer.Option("--max-length", min=16, help="Report rows longer than this, in tokens.")
+        int | None,
+        typer.Option("--max-length", min=16, help=f"Report rows longer than this, in tokens. [{actions.LENGTH}]"),
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option("--validation", metavar="FILE", help="Report rows that stand in this one too.")
     ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Look through a file and tell everything that is wrong with it. Exit code 2 when it cannot be trained on."""
     out = Out.of(as_json)
-    report = actions.check_dataset(home_folder(home).create(), file, model=model, max_length=max_length)
+    report = actions.check_dataset(
+        home_folder(home).create(), file, model=model, max_length=max_length, validation=validation
+    )
     plain: dict[str, Any] = report.as_json(out.say)
     if as_json:
         out.json(plain)

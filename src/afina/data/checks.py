@@ -99,7 +99,7 @@ class _Whole:
             )
             self._add("leak", message, example)
         if example.answers:
-            answer = example.answers[0].content.strip()
+            answer = example.answers[-1].content.strip()
             mark = hashlib.blake2b(answer.encode(), digest_size=8).digest()
             self._answers[mark] += 1
             if self._answers[mark] == SAME_ROWS:

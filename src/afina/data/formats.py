@@ -127,8 +127,8 @@ def _mixed(row: int, form: str, other: str) -> Any:
             N_("Rows 1 to {last} are {form}, row {row} is {other}."),
             last=row - 1,
             row=row,
-            form=FORMS[form],
-            other=FORMS[other],
+            form=Message(FORMS[form]),
+            other=Message(FORMS[other]),
         )
     return say(
         N_("Row {row} is {other}, but the other rows are {form}."),

@@ -16,7 +16,7 @@ Side = Literal["user", "input", "assistant", "system"]
 USER = (
     "instruction question prompt user human q "
     "instrucao pergunta questao usuario utilizador humano "
-    "instrusaun uzuariu perguntas kestaun "
+    "instrusaun uzuariu perguntas kestaun husu "
     "instruksi pertanyaan pengguna manusia tanya soal perintah"
 )
 INPUT = "input entrada masukan"

@@ -157,7 +157,7 @@ def _sentence(first: Fault, count: int) -> Message:
         "count": count,
         "row": first.row or "?",
         "line": first.line or "?",
-        "field": first.field,
-        "value": first.value,
+        "field": first.field or "–",
+        "value": first.value or "–",
     }
     return Message(MANY[first.code], {**values, **first.message.values, "count": count})

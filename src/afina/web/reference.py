@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from afina.core.messages import N_
 from afina.web.show import show
@@ -20,6 +20,13 @@ TITLES = {
     "openai": N_("OpenAI's shape"),
 }
 METHODS = ("get", "post", "delete")
+
+
+@router.get("/docs")
+@router.get("/openapi.json")
+def usual(request: Request) -> Response:
+    """Where programs and people look for them first."""
+    return RedirectResponse(f"/api/v1{request.url.path}")
 
 
 @router.get("/api/v1/docs")

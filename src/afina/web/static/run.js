@@ -240,7 +240,7 @@ export class RunPanel {
   drawNumbers() {
     const { info, history } = this;
     const { steps, evals } = history;
-    write(this.part("train-loss"), loss(this.smoothed.at(-1) ?? info.train_loss));
+    write(this.part("train-loss"), loss((info.ended ? info.train_loss : null) ?? this.smoothed.at(-1) ?? info.train_loss));
     write(this.part("validation-loss"), loss(evals.loss.at(-1) ?? info.validation_loss));
     const best = this.part("best");
     const has = history.best >= 0;

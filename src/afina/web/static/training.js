@@ -110,7 +110,7 @@ function showFieldProblems(problems, focus) {
     if (fold && focus) fold.open = true;
   }
   if (!focus) return;
-  const notice = problemNotice(problems, t("form.problems"));
+  const notice = problemNotice(problems, problems.some((problem) => problem.field) ? t("form.problems") : undefined);
   $("#form-problems").replaceChildren(notice);
   notice.scrollIntoView({ block: "center" });
   notice.focus({ preventScroll: true });
