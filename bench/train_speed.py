@@ -27,13 +27,13 @@ from typing import Any
 import machine
 
 from afina.core.cache import cache_folder
+from afina.core.compute import compute_environment
 from afina.core.paths import find_home
 from afina.core.spec import parse_spec
 from afina.data.examples import Example
 from afina.data.readers import read
 from afina.data.template import ChatTokenizer
 from afina.engine.batches import Item, Order, Part
-from afina.runs.launch import worker_environment
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -166,7 +166,7 @@ class Bench:
         """The settings of our own run: constant rate, no warmup, nothing held back, one checkpoint at the end."""
         return {
             "model": str(self.model), "dataset": self.dataset.name, "method": method, "lora_rank": self.asked.rank,
-            "lora_alpha": 2 * self.asked.rank, "batch_size": self.asked.examples, "max_steps": self.asked.steps,
+            "lora_alpha": 2 * self.asked.rank, "batch_size": self.asked.examples, "max_steps": self.asked.steps + 1,
             "epochs": 1000, "validation_share": 0, "save_every": self.asked.steps, "schedule": "constant",
             "warmup_steps": 0, "max_length": MAX_LENGTH, "precision": self.asked.precision, "threads": self.threads,
             "learning_rate": 2e-4 if method == "lora" else 2e-5,
@@ -256,7 +256,7 @@ class Bench:
             "folder": str(folder),
             "spec": self.spec(method),
         }
-        environment = worker_environment(self.threads)
+        environment = compute_environment(self.threads)
         environment["PYTHONPATH"] = str(ROOT / "src")
         return self.start("afina", [sys.executable], "ours.py", settings, environment)
 

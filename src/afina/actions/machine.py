@@ -15,12 +15,12 @@ import psutil
 
 from afina.actions.starting import versions
 from afina.core.cache import cache_folder
+from afina.core.compute import thread_count
 from afina.core.errors import Problem
 from afina.core.files import read_json, write_json
 from afina.core.messages import N_, say
 from afina.core.paths import Home
 from afina.registry import database
-from afina.runs.launch import thread_count
 
 LOW_DISK = 2_000_000_000
 LOW_MEMORY = 2_000_000_000

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from afina.chat.protocol import Question, problem_as_json, problem_from_json
+from afina.core.compute import compute_environment
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 
@@ -50,7 +51,7 @@ class ChatProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env={"OMP_WAIT_POLICY": "passive", **os.environ},
+            env=compute_environment(),
             start_new_session=True,
         )
         threading.Thread(target=self._read, name=f"chat {model.name}", daemon=True).start()

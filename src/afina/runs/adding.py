@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 import psutil
 
+from afina.core.compute import compute_environment
 from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json, write_json
 from afina.core.locks import locked
@@ -24,7 +25,6 @@ from afina.core.messages import N_, Message, say
 from afina.core.paths import Home, confined, local_path
 from afina.registry.models import STARTER, STARTER_ALIAS, describe
 from afina.registry.records import Explanation, ModelInfo
-from afina.runs.launch import worker_environment
 
 
 def add(
@@ -149,7 +149,7 @@ def _start(home: Home, source: str, name: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=lines,
             stderr=console,
-            env=worker_environment(None),
+            env=compute_environment(),
             **options,
         )
     _children[process.pid] = process

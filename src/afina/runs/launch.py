@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from afina.core.compute import compute_environment
 from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json, write_json
 from afina.core.locks import FileLock
@@ -88,43 +89,11 @@ def start_worker(run_folder: Path, threads: int | None, worker: str = WORKER) ->
             stdout=console,
             stderr=subprocess.STDOUT,
             cwd=run_folder,
-            env=worker_environment(threads),
+            env=compute_environment(threads),
             **options,
         )
     record_process(run_folder, process.pid)
     return process
-
-
-def worker_environment(threads: int | None) -> dict[str, str]:
-    """The environment of a worker: bounded threads, an allocator that keeps large blocks, no network, plain output.
-
-    Threads that wait do so passively: when other programs compute too, spinning makes a step many times slower.
-    """
-    count = str(threads or thread_count())
-    tuned = {
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "AFINA_THREADS": count,
-        "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-        "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-        "MALLOC_TOP_PAD_": str(64 << 20),
-        "MALLOC_ARENA_MAX": "2",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "PYTHONUNBUFFERED": "1",
-        "PYTHONFAULTHANDLER": "1",
-        "PYTHONIOENCODING": "utf-8",
-    }
-    return {"OMP_WAIT_POLICY": "passive", **os.environ, **tuned}
-
-
-def thread_count() -> int:
-    """`AFINA_THREADS`, else the physical cores this process may use."""
-    given = os.environ.get("AFINA_THREADS", "")
-    if given.isdigit() and int(given) > 0:
-        return int(given)
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
 
 
 def record_process(run_folder: Path, pid: int) -> None:
