@@ -13,11 +13,16 @@ FOLDER = Path(__file__).resolve().parent / "results"
 
 def save(name: str, found: dict[str, Any]) -> None:
     """Write `name`.json, and `name`.svg where there is something to draw."""
+    bars = speeds(found)
+    save_chart(name, found, bar_chart("Real tokens a second", bars) if bars else None)
+
+
+def save_chart(name: str, found: dict[str, Any], chart: str | None) -> None:
+    """Write `name`.json, and the chart (SVG) as `name`.svg."""
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    bars = speeds(found)
-    if bars:
-        (FOLDER / f"{name}.svg").write_text(bar_chart("Real tokens a second", bars), encoding="utf-8")
+    if chart is not None:
+        (FOLDER / f"{name}.svg").write_text(chart, encoding="utf-8")
 
 
 def speeds(found: dict[str, Any]) -> list[tuple[str, float]]:

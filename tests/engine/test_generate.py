@@ -10,6 +10,7 @@ import torch
 from afina.core import events
 from afina.data.template import ChatTokenizer
 from afina.engine import model
+from afina.engine import speaker as speaking
 from afina.engine.export import export
 from afina.engine.generate import Generator, _choose, _Text
 from tests.invariant.common import job, of_type, run
@@ -27,13 +28,44 @@ def greedy(folder: Path, prompt: list[int], count: int) -> list[int]:
 
 def test_greedy_is_the_model_without_a_cache(family_model: Path) -> None:
     prompt = [1, 80, 81, 90, 40, 33, 50, 60] * 4  # longer than the sliding window
-    generator = Generator.load(family_model)
+    generator = Generator.load(family_model, precision="float32")
     text = "".join(generator.stream(prompt, max_tokens=12))
     wanted = greedy(family_model, prompt, 12)
     stop = next((place for place, token in enumerate(wanted) if token == 2), 12)
     assert text == ChatTokenizer.load(family_model).decode(wanted[:stop])
     assert (generator.tokens, generator.stop_reason) == (stop, "stop" if stop < 12 else "length")
-    assert generator.precision in ("float32", "bfloat16")
+    assert generator.precision == "float32"
+    assert generator.loss_rise == pytest.approx(0.0, abs=1e-6)
+
+
+def test_several_prompts_at_once_are_each_alone(family_model: Path) -> None:
+    prompts = [[1, 80, 81, 90, 40, 33, 50, 60] * 3, [1, 70], [1, 99, 98, 97, 96]]
+    network = model.Network(model.load(family_model, torch.float32, torch.device("cpu")).eval())
+    speaker = network.speaker()
+    assert speaker is not None
+    written = speaking.greedy(speaker, prompts, set(), 20)
+    assert written == [greedy(family_model, prompt, 20) for prompt in prompts]
+    assert speaking.greedy(speaker, prompts[:1], {written[0][3]}, 20) == [written[0][: written[0].index(written[0][3])]]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_coarser_weights_say_what_they_cost(family_model: Path, precision: str) -> None:
+    generator = Generator.load(family_model, precision=precision)
+    assert generator.precision == precision
+    assert generator.loss_rise is not None
+    assert 0 <= generator.loss_rise < 0.01
+    assert len(list(generator.stream([1, 80, 81], max_tokens=300, temperature=1.5, seed=1))) > 0
+
+
+def test_the_fastest_format_that_answers_as_well(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("afina.engine.generate.fastest_forms", lambda shapes, vocabulary: ["int8", "float32"])
+    assert Generator.load(tiny_model).precision == "int8"
+    monkeypatch.setattr("afina.engine.generate.MOST_RISE", -1.0)
+    careful = Generator.load(tiny_model)
+    assert careful.precision == "float32"
+    prompt = [1, 80, 81, 90]
+    exact = Generator.load(tiny_model, precision="float32")
+    assert list(careful.stream(prompt, max_tokens=12)) == list(exact.stream(prompt, max_tokens=12))
 
 
 def test_seed_temperature_and_stop(tiny_model: Path) -> None:

@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from afina.chat.process import ChatProcess, Listener
-from afina.chat.protocol import Question
+from afina.chat.protocol import Precision, Question
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 
 
 @dataclass(frozen=True)
 class Loadable:
-    """A model as it is loaded: a folder, the adapters to merge into it in order, and how prompts are written for it."""
+    """A model as it is loaded: a folder, the adapters to merge into it in order, how prompts are written for it, and the
+    number format of its weights."""
 
     model: Path
     adapters: tuple[Path, ...] = ()
     chat_template: str = "auto"
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class ChatPool:
             else:
                 self._processes.pop(key, None)
                 closing = self._make_room()
-                process = ChatProcess(model.model, model.adapters, model.chat_template)
+                process = ChatProcess(model.model, model.adapters, model.chat_template, model.precision)
                 self._processes[key] = (model, process)
             if process.state == "loading":
                 listener({"loading": True})

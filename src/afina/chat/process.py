@@ -34,7 +34,7 @@ GRACE = 3.0
 class ChatProcess:
     """A worker with one model. `state` tells how far it is; `used` is when it last had work (monotonic seconds)."""
 
-    def __init__(self, model: Path, adapters: Sequence[Path], chat_template: str) -> None:
+    def __init__(self, model: Path, adapters: Sequence[Path], chat_template: str, precision: str = "auto") -> None:
         self.state: State = "loading"
         self.used = time.monotonic()
         self._numbers = itertools.count(1)
@@ -44,6 +44,7 @@ class ChatProcess:
         self._closing = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         command = [sys.executable, "-m", "afina.chat.worker", str(model), "--chat-template", chat_template]
+        command += ["--precision", precision]
         for adapter in adapters:
             command += ["--adapter", str(adapter)]
         self._process = subprocess.Popen(

@@ -3,17 +3,20 @@
 To the worker: `{"ask": n, "messages": […], "max_tokens", "temperature", "top_p", "seed"}` and `{"cancel": n}`; it ends
 when its input closes. From the worker: `{"loading": true}`, `{"ready": true, "seconds", "precision"}` or
 `{"failed": problem}` about itself; `{"answer": n, "text"}`, `{"answer": n, "done": true, "stop_reason", "tokens",
-"prompt_tokens", "tokens_per_second", "precision"}` or `{"answer": n, "error": problem}` about a question, where a problem
+"prompt_tokens", "tokens_per_second", "precision", "loss_rise"}` or `{"answer": n, "error": problem}` about a question, where a problem
 is `{code, message: {text, template, values}, remedy}`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from afina.core.errors import AfinaError, Kind, Problem
 from afina.core.messages import Message
+
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+"""Number format of a model's weights; auto: the fastest one here that answers as well."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""The process that holds one model: `python -m afina.chat.worker FOLDER [--adapter FOLDER]… [--chat-template NAME]`.
+"""The process that holds one model: `python -m afina.chat.worker FOLDER [--adapter FOLDER]… [--chat-template NAME]
+[--precision NAME]`.
 
 Started by name, never imported. Reads questions from its input, one JSON object a line, and writes the answers as they
 come (`protocol.py`). Ends when its input closes, at once, whatever it is doing.
@@ -33,13 +34,13 @@ class Worker:
         self._questions: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
 
-    def run(self, model: Path, adapters: list[Path], chat_template: str) -> int:
+    def run(self, model: Path, adapters: list[Path], chat_template: str, precision: str) -> int:
         """Load, then answer until the input closes. Exit code 1 when the model cannot be loaded."""
         threading.Thread(target=self._listen, daemon=True).start()
         started = time.monotonic()
         try:
             tokenizer = ChatTokenizer.load(model, chat_template)
-            generator = Generator.load(model, adapters, chat_template=chat_template)
+            generator = Generator.load(model, adapters, chat_template=chat_template, precision=precision)
         except AfinaError as error:
             self._say({"failed": problem_as_json(error)})
             return 1
@@ -66,7 +67,7 @@ class Worker:
         if room < 1:
             raise AfinaError(_too_long(len(prompt), context or 0))
         if number in self._cancelled:
-            self._done(number, "cancelled", 0, len(prompt), 0.0, generator.precision)
+            self._done(number, "cancelled", 0, len(prompt), 0.0, generator)
             return
         started = time.monotonic()
         pieces = generator.stream(
@@ -80,9 +81,9 @@ class Worker:
         for piece in pieces:
             self._say({"answer": number, "text": piece})
         rate = generator.tokens / max(time.monotonic() - started, 1e-6)
-        self._done(number, generator.stop_reason, generator.tokens, len(prompt), rate, generator.precision)
+        self._done(number, generator.stop_reason, generator.tokens, len(prompt), rate, generator)
 
-    def _done(self, number: int, reason: str, tokens: int, prompt: int, rate: float, precision: str) -> None:
+    def _done(self, number: int, reason: str, tokens: int, prompt: int, rate: float, generator: Generator) -> None:
         self._say(
             {
                 "answer": number,
@@ -91,7 +92,8 @@ class Worker:
                 "tokens": tokens,
                 "prompt_tokens": prompt,
                 "tokens_per_second": round(rate, 2),
-                "precision": precision,
+                "precision": generator.precision,
+                "loss_rise": generator.loss_rise,
             }
         )
 
@@ -156,10 +158,11 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--adapter", type=Path, action="append", default=[])
     parser.add_argument("--chat-template", default="auto")
+    parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
     out = os.dup(1)
     os.dup2(2, 1)
-    return Worker(out).run(arguments.model, arguments.adapter, arguments.chat_template)
+    return Worker(out).run(arguments.model, arguments.adapter, arguments.chat_template, arguments.precision)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import typer
 from afina import actions
 from afina.chat.pool import ChatPool, Loadable
 from afina.chat.process import failure
-from afina.chat.protocol import Question
+from afina.chat.protocol import Precision, Question
 from afina.cli.shared import HomeOption, JsonOption, Out, home_folder
 from afina.core.messages import N_, say
 
@@ -31,13 +31,16 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Choose among the likeliest words of this share.")] = 0.9,
     max_tokens: Annotated[int, typer.Option(min=1, max=32768, help="The longest answer, in tokens.")] = 512,
     seed: Annotated[int | None, typer.Option(min=0, help="The same seed gives the same answer.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Number format of the weights; auto takes the fastest that answers as well.")
+    ] = "auto",
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Talk with a model. Without --prompt: a conversation, ended by an empty line or Ctrl-D."""
     out = Out.of(as_json)
     ref = actions.resolve_model(home_folder(home).create(), model, paths=True)
-    loadable = Loadable(ref.folder, ref.adapters, ref.chat_template)
+    loadable = Loadable(ref.folder, ref.adapters, ref.chat_template, precision)
     warmth = temperature if temperature is not None else (0.0 if prompt is not None else 0.7)
     pool = ChatPool(most=1)
     said = [{"role": "system", "content": system}] if system else []

@@ -65,13 +65,25 @@ class Attention:
 
     def forward(self, x: Tensor, place: Place, keep: bool) -> tuple[Tensor, Any]:
         """x (T, d) → x + attention(norm(x)), and what backward needs."""
+        inverse, qkv, z, raw = self._project(x, place, keep)
+        out, sums = segments.attend(qkv, self.heads, place.lengths)
+        y, z_out, after = _residual(x, out, self.output, self.post, keep)
+        return y, (inverse, qkv, z, raw, out, sums, z_out, after)
+
+    def project(self, x: Tensor, place: Place) -> Tensor:
+        """The first part of `forward`: queries, keys and values of x, turned to their places."""
+        return self._project(x, place, keep=False)[1]
+
+    def finish(self, x: Tensor, out: Tensor) -> Tensor:
+        """The last part of `forward`: x + what the heads found."""
+        return _residual(x, out, self.output, self.post, keep=False)[0]
+
+    def _project(self, x: Tensor, place: Place, keep: bool) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         h, inverse = self.norm.forward(x)
         qkv, z = self.qkv.forward(h, keep=keep)
         raw = self._norm_heads(qkv) if self.head_norms else None
         elementwise.rotate(self._turned(qkv), place.cos, place.sin)
-        out, sums = segments.attend(qkv, self.heads, place.lengths)
-        y, z_out, after = _residual(x, out, self.output, self.post, keep)
-        return y, (inverse, qkv, z, raw, out, sums, z_out, after)
+        return inverse, qkv, z, raw
 
     def backward(
         self, dy: Tensor, x: Tensor, kept: Any, place: Place, need_input: bool
@@ -223,7 +235,8 @@ class Decoder:
 
     recompute: keep only the input of every half layer and compute the rest again in backward (activation checkpointing).
     changed: to be set whenever the weights were changed from outside (fused optimizers leave no trace in a tensor's
-    version). Raises ValueError for a model that is put together otherwise than this knows.
+    version). layers: ((attention, feed-forward), which rotary positions) of each; rope: the kind of those. Raises
+    ValueError for a model that is put together otherwise than this knows.
     """
 
     def __init__(self, model: Any) -> None:
@@ -237,34 +250,54 @@ class Decoder:
             raise ValueError("attention in both directions")
         self.recompute = False
         self.changed = True
+        self._dtype: torch.dtype | None = None
+        self.rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
         self._embed, self._rotary, self._last = inner.embed_tokens, inner.rotary_emb, inner.norm
         types = getattr(config, "layer_types", None) if config.model_type == "gemma3_text" else None
-        self._layers = []
+        self.layers = []
         for index, layer in enumerate(inner.layers):
             halves = (_attention(layer, config), _feed_forward(layer, config))
-            self._layers.append((halves, types[index] if types else None))
+            self.layers.append((halves, types[index] if types else None))
 
     def hidden(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
         """ids and positions (T,), examples of `lengths` end to end → the last hidden states (T, d), after the last norm."""
-        if self.changed:
-            for halves, _ in self._layers:
-                for half in halves:
-                    half.refresh()
-            self.changed = False
-        x: Tensor = self._embed(ids[None])[0]
+        self.refresh()
+        x = self.embed(ids)
         places: dict[str | None, Place] = {}
-        for halves, kind in self._layers:
+        for halves, kind in self.layers:
             if kind not in places:
-                places[kind] = self._place(x, positions, lengths, kind)
+                places[kind] = self.place(x, positions, lengths, kind)
             for half in halves:
                 if torch.is_grad_enabled():
                     x = _Half.apply(x, half, places[kind], self.recompute, *half.parameters)  # type: ignore[no-untyped-call]
                 else:
                     x = half.forward(x, places[kind], keep=False)[0]
-        last: Tensor = self._last(x[None])[0]
-        return last
+        return self.last(x)
 
-    def _place(self, x: Tensor, positions: Tensor, lengths: Sequence[int], kind: str | None) -> Place:
+    def refresh(self) -> None:
+        """Take in what was changed from outside."""
+        if self.changed:
+            for halves, _ in self.layers:
+                for half in halves:
+                    half.refresh()
+            self.changed = False
+
+    def narrow(self, dtype: torch.dtype) -> None:
+        """Let what enters the layers have the format `dtype` from here on."""
+        self._dtype = dtype
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """ids (T,) → (T, d)."""
+        x: Tensor = self._embed(ids[None])[0]
+        return x if self._dtype is None else x.to(self._dtype)
+
+    def last(self, x: Tensor) -> Tensor:
+        """The last norm, x (T, d)."""
+        y: Tensor = self._last(x[None])[0]
+        return y
+
+    def place(self, x: Tensor, positions: Tensor, lengths: Sequence[int], kind: str | None) -> Place:
+        """Where tokens at `positions` stand, for layers of `kind`; x gives the number format."""
         more = () if kind is None else (kind,)
         cos, sin = self._rotary(x[None], positions[None], *more)
         half = cos.shape[-1] // 2

@@ -70,11 +70,11 @@ def _rate(device: torch.device, shapes: Sequence[tuple[int, int]], rows: int, dt
         for vectors, weight in pairs:
             torch.nn.functional.linear(vectors, weight)
 
-    seconds = _time(products, device)
+    seconds = time_of(products, device)
     return sum(2.0 * rows * outputs * inputs for outputs, inputs in shapes) / seconds
 
 
-def _time(work: Callable[[], None], device: torch.device, budget: float = 0.03) -> float:
+def time_of(work: Callable[[], None], device: torch.device, budget: float = 0.03) -> float:
     """Seconds of the fastest of a few repetitions, after one to warm up."""
     with torch.inference_mode():
         work()

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
 from afina.engine import device as devices
 from afina.engine import model as models
+from afina.engine.decoder import Decoder
 from afina.engine.folders import parameters_of
+from afina.engine.speaker import Form, Speaker, Stored, dtype_of, finish_scores, stored_head
 
 StopReason = Literal["stop", "length", "cancelled"]
+WEIGHTS_TIMED = 40_000_000
 UNFINISHED = "\ufffd"
 """What a decoder shows for bytes that are not yet a whole character."""
 
@@ -26,14 +31,29 @@ def _never() -> bool:
     return False
 
 
-class Generator:
-    """A model that answers. After a stream: `stop_reason`, and `tokens` written; always: `precision`."""
+HELD_OUT = (
+    "The fishermen of Ataúro leave before the sun is up. By noon they sell what they have caught at the market in Dili, "
+    "and with the money they buy rice, oil and school books. Iha loron-sábadu ema barak ba merkadu; sira sosa modo, ai-fuan "
+    "no na’an, depois fila ba uma. À tarde, as crianças jogam à bola na praia e os mais velhos falam do tempo."
+)
+"""A text no model was trained on, by which formats of weights are judged."""
+MOST_RISE = 0.01
+"""A format whose loss on HELD_OUT is higher by this share than that of the weights as they are is not taken."""
 
-    def __init__(self, model: Any, chat: ChatTokenizer) -> None:
-        self._model = model.eval()
+
+class Generator:
+    """A model that answers. After a stream: `stop_reason`, and `tokens` written.
+
+    precision: of the weights in use; loss_rise: what that costs, as a share of the loss on HELD_OUT (None: not measured).
+    """
+
+    def __init__(
+        self, voice: Speaker | Any, chat: ChatTokenizer, precision: str, loss_rise: float | None = None
+    ) -> None:
+        self._voice = voice if isinstance(voice, Speaker) else _Cached(voice)
         self._chat = chat
-        self._device: torch.device = next(model.parameters()).device
-        self.precision = str(model.dtype).removeprefix("torch.")
+        self.precision = precision
+        self.loss_rise = loss_rise
         self.stop_reason: StopReason = "stop"
         self.tokens = 0
 
@@ -46,19 +66,63 @@ class Generator:
         chat_template: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        precision: str = "auto",
     ) -> Generator:
-        """Load the model in whichever of float32 and bfloat16 writes faster here, `adapters` merged in their order.
+        """Load the model with `adapters` merged in their order.
 
-        chat_template: as it was trained with; it decides which tokens end an answer. Raises AfinaError `broken_model`,
-        `adapter_mismatch`, `no_tokenizer`, `no_such_device`.
+        precision: "float32", "bfloat16", "int8", or "auto": the fastest of them here whose loss on a held-out text rises
+        by less than 1 %. int8 is for models that Afina computes itself. chat_template: as it was trained with; it decides
+        which tokens end an answer. Raises AfinaError `broken_model`, `adapter_mismatch`, `no_tokenizer`,
+        `no_such_device`.
         """
         chat = ChatTokenizer.load(model_folder, chat_template)
         devices.use_threads(threads)
         where = devices.choose_device(device)
-        dtype, _ = devices.fastest_dtype(where, models.shapes(models.text_config(model_folder)), rows=1)
-        if dtype is torch.float32 and 4 * parameters_of(model_folder) > 0.8 * devices.free_memory(where):
+        dtype = torch.float32
+        if 4 * parameters_of(model_folder) > 0.6 * devices.free_memory(where):
             dtype = torch.bfloat16  # slower, but it fits
-        return cls(models.load(model_folder, dtype, where, adapters), chat)
+        if where.type != "cpu":
+            return cls._by_transformers(model_folder, adapters, chat, where, precision)
+        model = models.load(model_folder, dtype, where, adapters).eval()
+        try:
+            decoder = Decoder(model)
+            return cls._by_speaker(model, decoder, chat, precision)
+        except ValueError:
+            return cls._by_transformers(model_folder, adapters, chat, where, precision, model)
+
+    @classmethod
+    def _by_speaker(cls, model: Any, decoder: Decoder, chat: ChatTokenizer, precision: str) -> Generator:
+        config = model.config.get_text_config()
+        head = model.get_output_embeddings()
+        weight, bias = head.weight, head.bias
+        changes = models.score_changes(config)
+        ids = chat.encode(Example(text=HELD_OUT)).ids[:256]
+        plain = Speaker(decoder, lambda hidden: finish_scores(F.linear(hidden, weight, bias), *changes))
+        before = plain.loss(ids)
+        forms: list[Form] = fastest_forms(models.shapes(config), int(weight.shape[0])) if precision == "auto" else []
+        layers = decoder.layers
+        for form in forms or [_form(precision)]:
+            speaker = Speaker(decoder, stored_head(weight, bias, form, *changes), form)
+            rise = speaker.loss(ids) / before - 1.0
+            if rise < MOST_RISE or not forms or form == forms[-1]:
+                break
+            decoder.layers = layers
+        return cls(speaker, chat, form, max(0.0, rise))
+
+    @classmethod
+    def _by_transformers(
+        cls, folder: Path, adapters: Sequence[Path], chat: ChatTokenizer, where: torch.device, precision: str,
+        model: Any = None,
+    ) -> Generator:  # fmt: skip
+        """With transformers' layers and cache: on graphics cards, and for families that Afina does not compute itself."""
+        if precision in devices.DTYPES:
+            dtype = devices.DTYPES[precision]
+        else:
+            dtype, _ = devices.fastest_dtype(where, models.shapes(models.text_config(folder)), rows=1)
+        if dtype is torch.float32 and 4 * parameters_of(folder) > 0.8 * devices.free_memory(where):
+            dtype = torch.bfloat16
+        model = models.load(folder, dtype, where, adapters) if model is None else model.to(dtype)
+        return cls(model.eval(), chat, str(dtype).removeprefix("torch."))
 
     def stream(
         self,
@@ -76,16 +140,12 @@ class Generator:
         that probability (Holtzman et al. 2020); the same `seed` gives the same answer.
         """
         self.stop_reason, self.tokens = "length", 0
-        random = torch.Generator(self._device)
+        random = torch.Generator(self._voice.device)
         random.manual_seed(seed) if seed is not None else random.seed()
         text = _Text(self._chat)
-        ids = torch.tensor([list(prompt_ids)], device=self._device)
-        cache = None
-        for _ in range(max_tokens):
-            with torch.inference_mode():
-                output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache = output.past_key_values
-                token = _choose(output.logits[0, -1].float(), temperature, top_p, random)
+        scores = self._voice.begin([list(prompt_ids)])
+        while self.tokens < max_tokens:
+            token = _choose(scores[0], temperature, top_p, random)
             if token in self._chat.stop_ids:
                 self.stop_reason = "stop"
                 break
@@ -95,9 +155,59 @@ class Generator:
             if stop():
                 self.stop_reason = "cancelled"
                 break
-            ids = torch.tensor([[token]], device=self._device)
+            if self.tokens < max_tokens:
+                scores = self._voice.next([token])
         if piece := text.rest():
             yield piece
+
+
+class _Cached:
+    """A model of transformers' with its own cache, asked as a Speaker is; one row."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._cache: Any = None
+        self.device: torch.device = next(model.parameters()).device
+
+    def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        self._cache = None
+        return self._read(prompts[0])
+
+    def next(self, tokens: Sequence[int]) -> Tensor:
+        return self._read(tokens)
+
+    @torch.inference_mode()
+    def _read(self, tokens: Sequence[int]) -> Tensor:
+        ids = torch.tensor([list(tokens)], device=self.device)
+        output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        self._cache = output.past_key_values
+        return output.logits[:, -1].float()  # type: ignore[no-any-return]
+
+
+def _form(name: str) -> Form:
+    return "int8" if name == "int8" else "bfloat16" if name == "bfloat16" else "float32"
+
+
+def fastest_forms(shapes: Sequence[tuple[int, int]], vocabulary: int) -> list[Form]:
+    """The formats of weights, the one first whose products with a single vector are fastest here.
+
+    Timed on more weights than a cache holds, for reading them is what takes the time. The last one is float32 or whatever
+    is faster, so there is always one that changes nothing or little.
+    """
+    layer = [*shapes, (min(vocabulary, 8192), shapes[0][1])]
+    often = max(1, WEIGHTS_TIMED // sum(outputs * inputs for outputs, inputs in layer))
+    seconds: dict[Form, float] = {}
+    for form in ("float32", "bfloat16", "int8"):
+        stored = [Stored(torch.ones(outputs, inputs), None, form) for outputs, inputs in layer * often]
+        vectors = [torch.ones(1, inputs, dtype=dtype_of(form)) for _, inputs in layer * often]
+
+        def products(stored: list[Stored] = stored, vectors: list[Tensor] = vectors) -> None:
+            for matrix, vector in zip(stored, vectors, strict=True):
+                matrix.forward(vector)
+
+        seconds[form] = devices.time_of(products, torch.device("cpu"))
+    whole: Form = "bfloat16" if seconds["bfloat16"] < seconds["float32"] else "float32"
+    return ["int8", whole] if seconds["int8"] < seconds[whole] else [whole]
 
 
 def _choose(scores: Tensor, temperature: float, top_p: float, random: torch.Generator) -> int:

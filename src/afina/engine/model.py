@@ -23,6 +23,7 @@ from afina.engine import attention
 from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import Decoder
 from afina.engine.loss import cross_entropy
+from afina.engine.speaker import Speaker, finish_scores
 
 Way = Literal["fast", "packed", "reference"]
 
@@ -141,6 +142,17 @@ class Network:
         if self._decoder is not None:
             self._decoder.changed = True
 
+    def speaker(self) -> Speaker | None:
+        """What answers with the present weights, where the layers are computed here."""
+        if self._decoder is None:
+            return None
+        weight, bias = self._head()
+        changes = score_changes(self.config)
+        try:
+            return Speaker(self._decoder, lambda hidden: finish_scores(F.linear(hidden, weight, bias), *changes))
+        except ValueError:
+            return None
+
     def speak(self) -> _Speaking:
         """A context in which the model answers: its own attention with a cache, no dropout, no gradients."""
         return _Speaking(self)
@@ -160,7 +172,7 @@ class Network:
                 input_ids=row.ids[None], position_ids=row.positions[None], use_cache=False
             ).last_hidden_state[0]
         weight, bias = self._head()
-        scale, softcap = _score_changes(self.config)
+        scale, softcap = score_changes(self.config)
         return cross_entropy(hidden[row.at], weight, bias, row.targets, scale, softcap)
 
     def _reference_loss(self, row: Row) -> Tensor:
@@ -249,7 +261,7 @@ class _Speaking:
         self._network._attend(self._network.path == "packed")
 
 
-def _score_changes(config: Any) -> tuple[float, float | None]:
+def score_changes(config: Any) -> tuple[float, float | None]:
     """What some families do to the scores after the head: a factor (Cohere, Granite), a soft cap (Gemma)."""
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)

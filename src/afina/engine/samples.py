@@ -11,6 +11,7 @@ from afina.core.events import Answer
 from afina.data.examples import Example, Turn
 from afina.data.template import ChatTokenizer
 from afina.engine.model import Network
+from afina.engine.speaker import greedy
 
 MOST_TOKENS = 48
 MOST_PROMPT = 512
@@ -60,8 +61,13 @@ def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) ->
     """Greedy answers of at most MOST_TOKENS tokens, computed together (prompts are padded on the left)."""
     if not prompts:
         return []
-    with network.speak() as model:
-        written = _greedy(model, [prompt.ids for prompt in prompts], chat.stop_ids, network.device)
+    ids = [prompt.ids for prompt in prompts]
+    speaker = network.speaker()
+    if speaker is not None:
+        written = greedy(speaker, ids, chat.stop_ids, MOST_TOKENS)
+    else:
+        with network.speak() as model:
+            written = _greedy(model, ids, chat.stop_ids, network.device)
     return [
         Answer(prompt.text, chat.decode(ids).strip(), prompt.expected)
         for prompt, ids in zip(prompts, written, strict=True)
@@ -69,7 +75,7 @@ def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) ->
 
 
 def _greedy(model: object, prompts: list[list[int]], stops: set[int], device: torch.device) -> list[list[int]]:
-    """Token by token for all prompts until each has met a stop or the limit."""
+    """As `speaker.greedy`, with transformers' own layers and cache."""
     longest = max(len(ids) for ids in prompts)
     ids = torch.tensor([[0] * (longest - len(each)) + each for each in prompts], device=device)
     seen = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=device)

@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from afina import actions
 from afina.chat.pool import ChatPool, Loadable, Ticket
-from afina.chat.protocol import Question, problem_from_json
+from afina.chat.protocol import Precision, Question, problem_from_json
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.core.paths import Home
@@ -59,11 +59,11 @@ class Spoken(StreamingResponse):
             self._answer.stop()
 
 
-async def ask(connection: HTTPConnection, model: str, question: Question) -> Answer:
+async def ask(connection: HTTPConnection, model: str, question: Question, precision: Precision = "auto") -> Answer:
     """Put a question to the model called `model`. Raises AfinaError when there is no such model or no room for it."""
     _check(question.messages)
     app = connection.app
-    loadable = await asyncio.to_thread(find, app.state.home, model)
+    loadable = await asyncio.to_thread(find, app.state.home, model, precision)
     pool: ChatPool = app.state.chat
     loop = asyncio.get_running_loop()
     pieces: asyncio.Queue[Piece] = asyncio.Queue()
@@ -80,10 +80,10 @@ async def ask(connection: HTTPConnection, model: str, question: Question) -> Ans
         raise
 
 
-def find(home: Home, model: str) -> Loadable:
+def find(home: Home, model: str, precision: Precision = "auto") -> Loadable:
     """The model called `model`, ready to be loaded."""
     ref = actions.resolve_model(home, model)
-    return Loadable(ref.folder, tuple(ref.adapters), ref.chat_template)
+    return Loadable(ref.folder, tuple(ref.adapters), ref.chat_template, precision)
 
 
 def problem(piece: Piece) -> AfinaError | None:

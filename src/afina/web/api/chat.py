@@ -26,13 +26,13 @@ async def chat(request: Request, body: ChatRequest) -> Response:
     """Ask a model.
 
     The answer comes as lines: `{"phase": "loading"}` when the model has to be loaded first, `{"phase": "answering"}`,
-    `{"text": "…"}` …, and at last `{"done": true, "stop_reason", "tokens", "tokens_per_second", "precision"}` or the error
-    shape. Closing the connection stops the answer.
+    `{"text": "…"}` …, and at last `{"done": true, "stop_reason", "tokens", "tokens_per_second", "precision",
+    "loss_rise"}` or the error shape. Closing the connection stops the answer.
     """
     question = Question(
         [message.model_dump() for message in body.messages], body.max_tokens, body.temperature, body.top_p, body.seed
     )
-    answer = await ask(request, body.model, question)
+    answer = await ask(request, body.model, question, body.precision)
     return Spoken(answer, _lines(request, answer), LINES)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, StringC
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from afina.chat.protocol import Precision
 from afina.core.spec import TrainSpec
 from afina.registry.records import DatasetInfo, Plan
 from afina.web.errors import ProblemRecord
@@ -206,7 +207,7 @@ class ChatMessage(Given):
 
 
 class ChatRequest(Given):
-    """A question to a model. Temperature 0 always takes the likeliest token."""
+    """A question to a model. Temperature 0 always takes the likeliest token. precision: number format of its weights."""
 
     model: str = Field(min_length=1, max_length=1000)
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
@@ -214,3 +215,4 @@ class ChatRequest(Given):
     top_p: float = Field(default=0.9, gt=0, le=1)
     max_tokens: int = Field(default=512, ge=1, le=1_000_000)
     seed: int | None = Field(default=None, ge=0, le=2**32 - 1)
+    precision: Precision = "auto"

@@ -3,7 +3,7 @@
 import { $, $$, CallError, collate, data, el, icon, memory, number, problemNotice, t, toast, write } from "./kit.js";
 import { Conversation, ask } from "./talk.js";
 
-const DEFAULTS = { system: "", temperature: 0.7, top_p: 0.9, max_tokens: 512 };
+const DEFAULTS = { system: "", temperature: 0.7, top_p: 0.9, max_tokens: 512, precision: "auto" };
 const NUMBERS = ["temperature", "top_p", "max_tokens"];
 const NEAR = 160;
 const models = data("models");
@@ -93,7 +93,13 @@ function footOf(answer) {
   if (answer.stop_reason) parts.push(t(`stop.${answer.stop_reason}`));
   if (Number.isFinite(answer.tokens)) parts.push(t("tokens", { n: number(answer.tokens) }));
   if (Number.isFinite(answer.tokens_per_second)) parts.push(t("speed", { n: number(answer.tokens_per_second, 1) }));
+  if (answer.precision) parts.push(answer.precision);
   return parts.join(" · ");
+}
+
+/** What the number format of the weights costs, in words; "" where it was not measured. */
+function costOf(answer) {
+  return Number.isFinite(answer.loss_rise) ? t("rise", { n: number(100 * answer.loss_rise, 2) }) : "";
 }
 
 /** The element of one answer; `node.grow(piece)`, `node.phase(text)` and `node.finish()` bring it along. */
@@ -120,7 +126,7 @@ function reply(answer, index) {
     if (answer.problems) text.replaceChildren(answer.text, problemNotice(answer.problems, t("failed")));
     else if (!answer.text.trim() && answer.stop_reason !== "cancelled") text.replaceChildren(el("span", { class: "muted" }, t("empty")));
     else if (!answer.text.trim()) text.hidden = true;
-    foot.replaceChildren(el("span", { class: "num grow", title: answer.precision }, footOf(answer)), el("span", { class: "reply-acts" },
+    foot.replaceChildren(el("span", { class: "num grow", title: costOf(answer) }, footOf(answer)), el("span", { class: "reply-acts" },
       answer.text ? small("copy", t("copy"), () => copy(answer.text)) : null,
       el("span", { class: "again" }, small("again", t("again"), () => again(index, answer.model)))));
   };
@@ -202,8 +208,8 @@ async function answerTo(index, answer, shown) {
       phase: (name) => shown.phase(t(name === "loading" ? "loading" : "thinking")),
       text: (piece) => follow(() => shown.grow(piece)),
     });
-    const { stop_reason, tokens, tokens_per_second, precision } = last;
-    Object.assign(answer, { stop_reason, tokens, tokens_per_second, precision });
+    const { stop_reason, tokens, tokens_per_second, precision, loss_rise } = last;
+    Object.assign(answer, { stop_reason, tokens, tokens_per_second, precision, loss_rise });
   } catch (error) {
     if (error.name === "AbortError") answer.stop_reason = "cancelled";
     else if (error instanceof CallError) answer.problems = error.problems;
@@ -289,7 +295,7 @@ function showSettings() { for (const name of Object.keys(DEFAULTS)) $(`#s-${name
 
 /** Read the settings; false when one is out of its limits, which is then said beside it. */
 function settled() {
-  const read = { system: $("#s-system").value };
+  const read = { system: $("#s-system").value, precision: $("#s-precision").value || "auto" };
   let wrong = null;
   for (const name of NUMBERS) {
     const field = $(`#s-${name}`);

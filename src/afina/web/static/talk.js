@@ -69,7 +69,7 @@ function problemsOf(answer, status) {
  * {stop_reason, tokens, tokens_per_second, precision}. Throws CallError; AbortError when `signal` ended it.
  */
 export async function ask(model, messages, settings, signal, on) {
-  const body = JSON.stringify({ model, messages, temperature: settings.temperature, top_p: settings.top_p, max_tokens: settings.max_tokens });
+  const body = JSON.stringify({ model, messages, temperature: settings.temperature, top_p: settings.top_p, max_tokens: settings.max_tokens, precision: settings.precision });
   const headers = { "Content-Type": "application/json", Accept: "application/x-ndjson, application/json", ...tokenHeader() };
   let answer;
   try {
