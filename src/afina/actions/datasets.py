@@ -19,6 +19,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import atomic
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
+from afina.data.revision import REVISION
 from afina.registry import models as bases
 from afina.registry import runs as rows
 from afina.registry.records import DatasetInfo
@@ -47,17 +48,18 @@ def refresh_datasets(home: Home) -> None:
 
 
 def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
-    counter = _counter(home)
+    counter = counter_of(home)
     found = []
     with index(home) as session:
         used = rows.last_use(session)
         files = dataset_files(home)
         for path in files:
             try:
-                report = _known(session, path, counter)
+                one = _found(home, path)
+                report = _known(session, one, counter)
                 if report is None and may_look(path):
-                    report = _look(session, path, counter)
-                found.append(_info(path, report, used.get(path.name)))
+                    report = _look(home, session, one, counter)
+                found.append(_info(one, report, used.get(path.name)))
             except FileNotFoundError:
                 continue
         names = [path.name for path in files]
@@ -74,35 +76,44 @@ def dataset_files(home: Home) -> list[Path]:
     return sorted((path for path in files if path.suffix != ".part"), key=lambda path: path.name.lower())
 
 
+@dataclass(frozen=True)
+class Found:
+    """A dataset: its name, the person's file, and what is read for it (that file, or the version made of it)."""
+
+    name: str
+    file: Path
+    path: Path
+
+
 def dataset(home: Home, name: str) -> tuple[DatasetInfo, Report]:
     """One dataset and the whole report on it. Raises AfinaError `dataset_not_found`."""
-    path = dataset_path(home, name)
-    report = check_file(home, path)
+    found = find_dataset(home, name)
+    report = report_on(home, found)
     with index(home) as session:
-        return _info(path, report, rows.last_use(session).get(path.name)), report
+        return _info(found, report, rows.last_use(session).get(found.name)), report
 
 
-def check_file(home: Home, path: Path) -> Report:
-    """The report on a file that has been found; remembered for files in the datasets folder."""
-    counter = _counter(home)
-    if path.parent != home.datasets:
-        return _check(path, counter.tokenizer)
+def report_on(home: Home, found: Found) -> Report:
+    """The report on a dataset that has been found; remembered for those in the datasets folder."""
+    counter = counter_of(home)
+    if found.file.parent != home.datasets:
+        return _check(home, found.path, counter)
     with index(home) as session:
-        return _known(session, path, counter) or _look(session, path, counter)
+        return _known(session, found, counter) or _look(home, session, found, counter)
 
 
-def dataset_path(home: Home, name: str, *, paths: bool = False) -> Path:
-    """The file of a dataset named `name`; with `paths` also any file on this machine. Raises AfinaError."""
+def find_dataset(home: Home, name: str, *, paths: bool = False) -> Found:
+    """The dataset named `name`; with `paths` also any file on this machine. Raises AfinaError `dataset_not_found`."""
     try:
         path = confined(home.datasets, name)
         if path.is_file():
-            return path
+            return _found(home, path)
     except AfinaError:
         if not paths:
             raise
     local = local_path(name)
     if paths and local.is_file():
-        return local.absolute()
+        return Found(name, local.absolute(), local.absolute())
     raise AfinaError(
         Problem(
             "dataset_not_found",
@@ -115,18 +126,18 @@ def dataset_path(home: Home, name: str, *, paths: bool = False) -> Path:
     )
 
 
+def _found(home: Home, file: Path) -> Found:
+    from afina.data.versions import current
+
+    return Found(file.name, file, current(home, file))
+
+
 def check_dataset(home: Home, name: str, *, model: str | None = None, max_length: int | None = None) -> Report:
     """The report on a dataset or any file on this machine, counted with the tokenizer of `model` or the first at hand.
 
     Raises AfinaError `dataset_not_found`, `model_not_found`.
     """
-    path = dataset_path(home, name, paths=True)
-    if model is not None:
-        from afina.actions.models import resolve_model
-        from afina.data.template import ChatTokenizer
-
-        return _check(path, ChatTokenizer.load(resolve_model(home, model, paths=True).folder), max_length)
-    return _check(path, _counter(home).tokenizer, max_length)
+    return _check(home, find_dataset(home, name, paths=True).path, counter_of(home, model), max_length)
 
 
 def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
@@ -149,15 +160,20 @@ def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
         raise _cannot_write(error) from None
     finally:
         part.unlink(missing_ok=True)
-    report = check_file(home, path) if path.stat().st_size <= QUICK_BYTES else None
-    return _info(path, report, None)
+    found = _found(home, path)
+    report = report_on(home, found) if path.stat().st_size <= QUICK_BYTES else None
+    return _info(found, report, None)
 
 
 def delete_dataset(home: Home, name: str) -> None:
-    """Delete the file. Runs keep their own copies. Raises AfinaError `dataset_not_found`."""
-    path = dataset_path(home, name)
+    """Delete the file and the versions made of it. Runs keep theirs. Raises AfinaError `dataset_not_found`."""
+    from afina.data import versions
+
+    path = find_dataset(home, name).file
     try:
         path.unlink()
+        versions.forget(home, path.name)
+        versions.tidy(home)
     except OSError as error:
         raise _cannot_write(error) from None
     with index(home) as session:
@@ -201,10 +217,15 @@ class Counter:
     mark: str
 
 
-def _counter(home: Home) -> Counter:
-    """The starter's tokenizer, else that of the first model that has one, else none."""
+def counter_of(home: Home, model: str | None = None) -> Counter:
+    """The tokenizer of `model`; without one the starter's, else that of the first model that has one, else none."""
     from afina.data.template import ChatTokenizer
 
+    if model is not None:
+        from afina.actions.models import resolve_model
+
+        folder = resolve_model(home, model, paths=True).folder
+        return Counter(ChatTokenizer.load(folder), f"{folder} auto")
     folders = [home.models / bases.STARTER]
     if home.models.is_dir():
         folders += sorted(path for path in home.models.iterdir() if not path.name.startswith("."))
@@ -227,17 +248,18 @@ def _counter(home: Home) -> Counter:
 _tokenizers: dict[str, ChatTokenizer] = {}
 
 
-def _fingerprint(path: Path, counter: Counter) -> str:
-    stat = path.stat()
-    return hashlib.sha256(f"{__version__} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()).hexdigest()
+def _fingerprint(found: Found, counter: Counter) -> str:
+    stat = found.path.stat()
+    facts = f"{__version__} {REVISION} {found.path.name} {stat.st_size} {stat.st_mtime_ns} {counter.mark}"
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _known(session: Session, path: Path, counter: Counter) -> Report | None:
+def _known(session: Session, found: Found, counter: Counter) -> Report | None:
     """The report from an earlier look, when neither the file nor the tokenizer has changed."""
     from afina.data.report import unpack
 
-    row = session.get(DatasetRow, path.name)
-    if row is None or row.fingerprint != _fingerprint(path, counter):
+    row = session.get(DatasetRow, found.name)
+    if row is None or row.fingerprint != _fingerprint(found, counter):
         return None
     try:
         return unpack(row.report)
@@ -245,24 +267,25 @@ def _known(session: Session, path: Path, counter: Counter) -> Report | None:
         return None
 
 
-def _look(session: Session, path: Path, counter: Counter) -> Report:
-    """Look through a file and remember the report."""
-    mark = _fingerprint(path, counter)
-    report = _check(path, counter.tokenizer)
-    session.merge(DatasetRow(name=path.name, fingerprint=mark, report=report.pack()))
+def _look(home: Home, session: Session, found: Found, counter: Counter) -> Report:
+    """Look through a dataset and remember the report."""
+    mark = _fingerprint(found, counter)
+    report = _check(home, found.path, counter)
+    session.merge(DatasetRow(name=found.name, fingerprint=mark, report=report.pack()))
     session.commit()
     return report
 
 
-def _check(path: Path, tokenizer: ChatTokenizer | None, max_length: int | None = None) -> Report:
-    from afina.data.checks import check
+def _check(home: Home, path: Path, counter: Counter, max_length: int | None = None) -> Report:
+    from afina.data.cache import checked
 
-    return check(path, tokenizer=tokenizer, max_length=max_length)
+    return checked(home, path, tokenizer=counter.tokenizer, tokenizer_key=counter.mark, max_length=max_length)
 
 
-def _info(path: Path, report: Report | None, used: str | None) -> DatasetInfo:
-    stat = path.stat()
-    info = DatasetInfo(name=path.name, size=stat.st_size, modified=stat.st_mtime, last_used=used)
+def _info(found: Found, report: Report | None, used: str | None) -> DatasetInfo:
+    stat = found.file.stat()
+    info = DatasetInfo(name=found.file.name, size=stat.st_size, modified=stat.st_mtime, last_used=used)
+    info.edited = found.path != found.file
     if report is not None:
         info.format, info.rows = report.format, report.rows
         info.tokens, info.answer_tokens = report.tokens, report.answer_tokens

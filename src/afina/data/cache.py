@@ -16,13 +16,12 @@ from afina.core.files import read_json, write_json
 from afina.core.paths import Home
 from afina.data.checks import check
 from afina.data.report import Report, unpack
+from afina.data.revision import REVISION
 
 if TYPE_CHECKING:
     from afina.data.template import ChatTokenizer
 
 KEPT = 500
-REVISION = 1
-"""Raised when a change of the checks makes older reports wrong."""
 
 
 def checked(
@@ -41,15 +40,15 @@ def checked(
     `tokenizer_key` names the tokenizer and template (for instance the model's folder and the template's name); without it
     nothing that depends on a tokenizer is cached.
     """
-    if (tokenizer is not None and not tokenizer_key) or not path.is_file():
+    if (tokenizer is not None and not tokenizer_key) or not path.exists():
         return _check(path, tokenizer, max_length, validation, train_on, system_prompt)
     facts = [
         REVISION,
-        _content(path),
+        content(path),
         path.suffix.lower(),
         tokenizer_key if tokenizer is not None else None,
         max_length,
-        _content(validation) if validation is not None and validation.is_file() else None,
+        content(validation) if validation is not None else None,
         train_on,
         system_prompt,
     ]
@@ -82,8 +81,12 @@ def _check(
     )
 
 
-def _content(path: Path) -> str:
-    """The hash of a file's bytes, remembered while its size and time of change stay."""
+def content(path: Path) -> str:
+    """The SHA-256 of a file's bytes (of a folder: of its files), remembered while size and time of change stay."""
+    if path.is_dir():
+        inside = sorted(part for part in path.rglob("*") if part.is_file())
+        names = [f"{part.relative_to(path).as_posix()} {content(part)}" for part in inside]
+        return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
     about = path.stat()
     return _hash(path.absolute(), about.st_size, about.st_mtime_ns, about.st_ino)
 

@@ -94,7 +94,10 @@ def columns_of(fields: Fields) -> Columns | None:
 
 
 def convert(record: Record, form: Format, columns: Columns | None = None) -> tuple[Example | None, list[Fault]]:
-    """The example of a raw row, None when one of its faults is an error. `columns`: those of a table's first whole row."""
+    """The example of a raw row as far as it can be made out, and what is wrong with it; one with an error is not for use.
+
+    `columns`: those of a table's first whole row.
+    """
     row = Row(record.row, record.line, record.value)
     row.columns = columns
     if not isinstance(record.value, dict):
@@ -109,8 +112,6 @@ def convert(record: Record, form: Format, columns: Columns | None = None) -> tup
     example = _CONVERT[form](row, fields)
     if example is not None:
         judge(example, row)
-    if any(fault.severity == "error" for fault in row.faults):
-        return None, row.faults
     return example, row.faults
 
 

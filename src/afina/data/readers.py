@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,16 +16,18 @@ from typing import Literal
 import orjson
 
 from afina.core.messages import N_, say
+from afina.data.blocks import numbered, sha_of
 from afina.data.conversations import judge
+from afina.data.entries import Entry, unpack
 from afina.data.examples import Example, Format
-from afina.data.faults import Fault, Unreadable
+from afina.data.faults import Fault, Unreadable, shorten
 from afina.data.formats import Columns, columns_of, convert, guess, guess_partly, names_of, unknown
 from afina.data.json_rows import Record, Records, read_json, read_json_lines
 from afina.data.tables import Dialect, find_dialect, header, read_arrow, read_csv
 from afina.data.text_pairs import looks_labelled, read_pairs, read_plain
 from afina.data.textfile import HEAD, TextFile, look
 
-Container = Literal["json", "jsonl", "csv", "parquet", "arrow", "arrow_stream", "pairs", "plain"]
+Container = Literal["json", "jsonl", "csv", "parquet", "arrow", "arrow_stream", "pairs", "plain", "version"]
 PEEK = 200
 """Rows looked at to find the format."""
 
@@ -55,34 +58,45 @@ class Source:
     fault: Fault | None = None
 
     def __iter__(self) -> Iterator[Example | Fault]:
+        for entry in self.entries():
+            yield from entry.faults
+            if entry.usable and entry.example is not None:
+                yield entry.example
+
+    def entries(self) -> Iterator[Entry]:
+        """Every row whether or not it can be used, and the findings on the file as a whole where they are made."""
         if self.fault is not None:
-            yield self.fault
+            yield Entry(None, faults=[self.fault])
             return
         try:
-            yield from self._examples()
+            yield from self._entries()
         except Unreadable as end:
-            yield end.fault
+            yield Entry(end.fault.row, end.fault.line, faults=[end.fault])
 
-    def _examples(self) -> Iterator[Example | Fault]:
+    def _entries(self) -> Iterator[Entry]:
+        if self.container == "version":
+            yield from _version(self.path)
+            return
         if self.file is not None and self.container in ("pairs", "plain"):
             for item in read_pairs(self.file) if self.container == "pairs" else read_plain(self.file):
-                yield from [item] if isinstance(item, Fault) else _judged(item)
+                if isinstance(item, Fault):
+                    yield Entry(item.row, item.line, faults=[item])
+                else:
+                    yield Entry(item.row, item.line, item, faults=judge(item))
             return
         unknown_names: list[str] = []
         good = 0
         for record in self.records():
             if isinstance(record, Fault):
-                yield record
+                yield Entry(record.row, record.line, faults=[record])
             elif self.format is None:
                 good += 1
                 unknown_names = unknown_names or _names(record)
             else:
                 example, faults = convert(record, self.format, self.columns)
-                yield from faults
-                if example is not None:
-                    yield example
+                yield Entry(record.row, record.line, example, record.value if example is None else None, faults)
         if good and self.format is None:
-            yield unknown(unknown_names)
+            yield Entry(None, faults=[unknown(unknown_names)])
 
     def records(self) -> Records:
         """The raw rows, before they are taken as a format."""
@@ -95,11 +109,24 @@ class Source:
         return read_json_lines(self.file) if self.container == "jsonl" else read_json(self.file)
 
 
-def _judged(example: Example) -> Iterator[Example | Fault]:
-    faults = judge(example)
-    yield from faults
-    if not any(fault.severity == "error" for fault in faults):
-        yield example
+def _version(path: Path) -> Iterator[Entry]:
+    """The rows of a version in the store."""
+    try:
+        for row, line in numbered(path):
+            yield unpack(line, row)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        message = say(N_("The file cannot be read to its end: {reason}."), reason=shorten(str(error)))
+        raise Unreadable(Fault("bad_archive", message)) from None
+
+
+def _version_format(path: Path) -> Format | None:
+    """What the first row of a version is, that can be told."""
+    for entry in Source(path, None, "version", None).entries():
+        if entry.example is not None:
+            if entry.example.text is not None:
+                return "text"
+            return "messages" if entry.example.chosen is None else "preference"
+    return None
 
 
 def _names(record: Record) -> list[str]:
@@ -107,7 +134,12 @@ def _names(record: Record) -> list[str]:
 
 
 def read(path: Path) -> Source:
-    """Look at the file and tell its format. Raises AfinaError only when it cannot be opened at all."""
+    """Look at the file and tell its format. Raises AfinaError only when it cannot be opened at all.
+
+    A file of the store is a version of a dataset: its rows have been read before.
+    """
+    if sha_of(path) and path.is_file():
+        return Source(path, _version_format(path), "version", None)
     try:
         file = look(path)
     except Unreadable as end:

@@ -9,6 +9,7 @@ from typing import Any
 from afina.core.messages import Message
 from afina.data.examples import Format
 from afina.data.faults import MANY, Fault, Severity, remedy, severity
+from afina.data.offers import offers
 
 FIRST = 20
 """Rows, lines and details named in a group; `count` counts them all."""
@@ -35,7 +36,12 @@ class Group:
             for f in self.details
         ]
         plain = {name: getattr(self, name) for name in ("code", "severity", "count", "rows", "lines", "excerpts")}
-        return {**plain, "message": write(self.message), "remedy": write(self.remedy), "details": details}
+        remedies = [
+            {"way": offer.way, "button": write(offer.button), "consequence": write(offer.consequence)}
+            for offer in offers(self.code, self.count)
+        ]
+        said = {"message": write(self.message), "remedy": write(self.remedy)}
+        return {**plain, **said, "details": details, "remedies": remedies}
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,14 @@ def unpack(data: Mapping[str, Any]) -> Report:
 
 
 def _group(data: Mapping[str, Any]) -> Group:
-    details = [Fault(**{**item, "message": _message(item["message"])}) for item in data["details"]]
+    details = [read_fault(item) for item in data["details"]]
     said = {name: _message(data[name]) for name in ("message", "remedy")}
     return Group(**{**data, **said, "details": details})
+
+
+def read_fault(data: Mapping[str, Any]) -> Fault:
+    """A fault that `dataclasses.asdict` has made a plain object. Raises KeyError or TypeError for another shape."""
+    return Fault(**{**data, "message": _message(data["message"])})
 
 
 def _message(data: Mapping[str, Any]) -> Message:

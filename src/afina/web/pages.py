@@ -1,4 +1,4 @@
-"""The pages' addresses: training and runs here, datasets, models and chat in `pages_library`.
+"""The pages' addresses: training and runs here, datasets, models and chat in `pages_datasets` and `pages_library`.
 
 A page is drawn from what `actions` tells; everything that changes something goes through the API. Knows nothing of how
 a run works.
@@ -18,11 +18,12 @@ from afina.core.messages import N_, say
 from afina.core.spec import LEARNING_RATES, TrainSpec, about
 from afina.i18n import LANGUAGES
 from afina.registry.records import DatasetInfo, ModelInfo, RunInfo
-from afina.web import form, pages_library
+from afina.web import form, pages_datasets, pages_library
 from afina.web.language import COOKIE, speaker
 from afina.web.show import home_of, in_progress, show
 
 router = APIRouter(include_in_schema=False)
+router.include_router(pages_datasets.router)
 router.include_router(pages_library.router)
 YEAR = 31_536_000
 

@@ -41,6 +41,14 @@ class FaultRecord(BaseModel):
     message: str
 
 
+class RemedyRecord(BaseModel):
+    """A remedy that `POST …/fix` applies: its name, what a button says, what will happen."""
+
+    way: str
+    button: str
+    consequence: str
+
+
 class GroupRecord(BaseModel):
     """One kind of problem in a dataset, with the first rows it was found in."""
 
@@ -53,6 +61,7 @@ class GroupRecord(BaseModel):
     remedy: str
     excerpts: list[str]
     details: list[FaultRecord]
+    remedies: list[RemedyRecord] = Field(default=[], description="What one call can do, the recommended one first.")
 
 
 class ReportRecord(BaseModel):
@@ -93,14 +102,16 @@ class RowRecord(BaseModel):
     text: str | None = None
     chosen: list[TurnRecord] | None = None
     rejected: list[TurnRecord] | None = None
+    raw: Any = Field(default=None, description="The row as it stood in the file, where it could not be made out.")
     problems: list[RowFault]
 
 
 class RowsPage(BaseModel):
-    """Some rows of a dataset."""
+    """Some rows of a dataset; `total` counts those that were asked for."""
 
     rows: list[RowRecord]
     total: int
+    version: str = Field(description="SHA-256 of the rows.")
 
 
 class PieceRecord(BaseModel):
@@ -125,6 +136,27 @@ class TokensPage(BaseModel):
 
     rows: list[TokensRecord]
     total: int
+    version: str = Field(description="SHA-256 of the rows.")
+
+
+class ChangeRecord(BaseModel):
+    """A row that differs between two versions."""
+
+    kind: Literal["removed", "added", "changed"]
+    before: RowRecord | None
+    after: RowRecord | None
+
+
+class DiffPage(BaseModel):
+    """What differs between two steps of a dataset's history."""
+
+    before: int = Field(description="Number of the older step.")
+    after: int
+    removed: int
+    added: int
+    changed: int
+    total: int
+    changes: list[ChangeRecord]
 
 
 class PlanRecord(Plan):
@@ -169,6 +201,83 @@ class Deleted(BaseModel):
     """It is gone."""
 
     deleted: str
+
+
+Version = Annotated[
+    str | None,
+    Field(default=None, max_length=64, description="Refuse when this is not the current version any more."),
+]
+
+
+class FixRequest(Given):
+    """Which problem to put right, and how; the recommended way when none is named."""
+
+    code: str = Field(min_length=1, max_length=60)
+    way: str | None = Field(default=None, min_length=1, max_length=60)
+    version: Version = None
+    max_length: int | None = Field(
+        default=None, ge=16, le=1_048_576, description="For too_long: tokens a row may have."
+    )
+    model: str | None = Field(default=None, min_length=1, max_length=1000, description="For too_long: whose tokens.")
+    validation: str | None = Field(
+        default=None, min_length=1, max_length=1000, description="For leak: the validation dataset."
+    )
+
+
+class RowGiven(Given):
+    """A row: a conversation or a text."""
+
+    messages: list[dict[str, Any]] | None = Field(default=None, max_length=10_000)
+    text: Text | None = None
+
+    def content(self) -> dict[str, Any]:
+        """What was given, as a plain object."""
+        return {"text": self.text} if self.text is not None else {"messages": self.messages}
+
+
+class EditRow(RowGiven):
+    """What a row becomes."""
+
+    version: Version = None
+
+
+class AddRows(Given):
+    """Rows to put at the end."""
+
+    rows: list[RowGiven] = Field(min_length=1, max_length=10_000)
+    version: Version = None
+
+
+class RemoveRows(Given):
+    """Rows to take out, by number."""
+
+    rows: list[int] = Field(min_length=1, max_length=1_000_000)
+    version: Version = None
+
+
+class WrittenText(Given):
+    """A text that someone writes or pastes."""
+
+    text: Text
+
+
+class WrittenDataset(WrittenText):
+    """A text to keep as a file; the ending of its name follows what it is."""
+
+    name: str = Field(min_length=1, max_length=200)
+
+
+class PreviewRecord(BaseModel):
+    """What a text is taken for: its first rows, and the report on all of them."""
+
+    rows: list[RowRecord]
+    report: ReportRecord
+
+
+class GoTo(Given):
+    """The step of the history to use; null reads the file again."""
+
+    step: int | None = Field(ge=0, le=1_000_000)
 
 
 class AddModel(Given):
