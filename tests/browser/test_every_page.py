@@ -11,7 +11,7 @@ from tests.browser.conftest import Open, Studio, assert_light, serious
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/training", "/datasets", "/datasets/sums.json", "/models", "/runs", "/chat", "/nothing-here"]
+PAGES = ["/training", "/datasets", "/datasets/sums.json", "/write", "/models", "/runs", "/chat", "/nothing-here"]
 
 
 def settle(page: Page) -> None:

@@ -21,7 +21,7 @@ from afina.data.cache import checked
 from afina.data.examples import Example
 from afina.data.readers import read
 from afina.data.report import Group, Report
-from afina.data.split import split
+from afina.data.split import counts, split
 from afina.data.template import ChatTokenizer
 from afina.registry import models as bases
 from afina.registry import runs as rows
@@ -61,7 +61,9 @@ def plan_run(home: Home, spec: Any, *, paths: bool = False) -> Planned:
     except AfinaError as error:
         return Planned(None, [], error.problems)
     reports = [_report(home, part, prepared, counter) for part in prepared.parts]
-    shares = [_sides(part.path, prepared.spec) for part in prepared.parts]
+    own = prepared.validation is not None
+    given = counts(None if own else prepared.spec.validation_rows, [report.rows for report in reports])
+    shares = [_sides(part.path, prepared.spec, count) for part, count in zip(prepared.parts, given, strict=True)]
     warnings = [group for report in reports for group in report.warnings]
     return Planned(_plan(home, prepared, reports, shares), warnings)
 
@@ -81,20 +83,21 @@ def _report(home: Home, part: Part, prepared: Prepared, counter: ChatTokenizer) 
     )
 
 
-def _sides(path: Path, spec: TrainSpec) -> tuple[int, int]:
+def _sides(path: Path, spec: TrainSpec, count: int | None) -> tuple[int, int]:
     """Rows for training and for validation of one dataset."""
     stat = path.stat()
     share = 0.0 if spec.validation_dataset else spec.validation_share
-    return _split(path, stat.st_size, stat.st_mtime_ns, share, spec.seed)
+    return _split(path, stat.st_size, stat.st_mtime_ns, share, spec.seed, count)
 
 
 @lru_cache(maxsize=256)
-def _split(path: Path, size: int, _modified: int, share: float, seed: int) -> tuple[int, int]:
+def _split(path: Path, size: int, _modified: int, share: float, seed: int, count: int | None) -> tuple[int, int]:
     examples = (item for item in read(path) if isinstance(item, Example))
     if size > SPLIT_BYTES:
-        count = sum(1 for _ in examples)
-        return count - round(count * share), round(count * share)
-    train, validation = split(examples, share, seed)
+        rows = sum(1 for _ in examples)
+        held = round(rows * share) if count is None else min(count, rows - 1)
+        return rows - held, held
+    train, validation = split(examples, share, seed, count)
     return len(train), len(validation)
 
 

@@ -26,6 +26,8 @@ router = APIRouter(include_in_schema=False)
 router.include_router(pages_datasets.router)
 router.include_router(pages_library.router)
 YEAR = 31_536_000
+GENERAL = "timor-leste.txt"
+"""The English sample: general questions and answers to mix in, so that a model does not forget how to answer others."""
 
 
 @router.get("/")
@@ -87,6 +89,7 @@ def training(
         from_run=source,
         run=_in_words(request, actions.get_run(home, run) if run else _current(runs)),
         first_visit=not runs,
+        general=next((item.name for item in datasets if item.name == GENERAL and not item.errors), ""),
     )
 
 
