@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import atomic
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
+from afina.data.folders import data_files, size_of, state_of
+from afina.data.hub import bring, is_hub
+from afina.data.mapping import remembered
+from afina.data.revision import REVISION
 from afina.registry import models as bases
 from afina.registry import runs as rows
 from afina.registry.records import DatasetInfo
@@ -38,7 +43,7 @@ QUICK_SECONDS = 1.5
 def list_datasets(home: Home) -> list[DatasetInfo]:
     """The files in the datasets folder by name. New small files are looked through at once, large ones later."""
     until = time.monotonic() + QUICK_SECONDS
-    return _listed(home, lambda path: path.stat().st_size <= QUICK_BYTES and time.monotonic() < until)
+    return _listed(home, lambda path: size_of(path) <= QUICK_BYTES and time.monotonic() < until)
 
 
 def refresh_datasets(home: Home) -> None:
@@ -54,9 +59,9 @@ def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
         files = dataset_files(home)
         for path in files:
             try:
-                report = _known(session, path, counter)
+                report = _known(home, session, path, counter)
                 if report is None and may_look(path):
-                    report = _look(session, path, counter)
+                    report = _look(home, session, path, counter)
                 found.append(_info(path, report, used.get(path.name)))
             except FileNotFoundError:
                 continue
@@ -67,10 +72,14 @@ def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
 
 
 def dataset_files(home: Home) -> list[Path]:
-    """The files that count as datasets: not hidden, not half written, not empty folders."""
+    """The files and folders that count as datasets: not hidden, not half written, not empty."""
     if not home.datasets.is_dir():
         return []
-    files = [path for path in home.datasets.iterdir() if path.is_file() and not path.name.startswith((".", "~"))]
+    files = [
+        path
+        for path in home.datasets.iterdir()
+        if not path.name.startswith((".", "~")) and (path.is_file() or (path.is_dir() and data_files(path)))
+    ]
     return sorted((path for path in files if path.suffix != ".part"), key=lambda path: path.name.lower())
 
 
@@ -86,22 +95,25 @@ def check_file(home: Home, path: Path) -> Report:
     """The report on a file that has been found; remembered for files in the datasets folder."""
     counter = _counter(home)
     if path.parent != home.datasets:
-        return _check(path, counter.tokenizer)
+        return _check(home, path, counter.tokenizer)
     with index(home) as session:
-        return _known(session, path, counter) or _look(session, path, counter)
+        return _known(home, session, path, counter) or _look(home, session, path, counter)
 
 
 def dataset_path(home: Home, name: str, *, paths: bool = False) -> Path:
-    """The file of a dataset named `name`; with `paths` also any file on this machine. Raises AfinaError."""
+    """The file or folder of a dataset named `name`; with `paths` also any on this machine, and `hub:owner/name[:split]`,
+    which is brought into the datasets folder. Raises AfinaError."""
+    if paths and is_hub(name):
+        return bring(home.create(), name)
     try:
         path = confined(home.datasets, name)
-        if path.is_file():
+        if path.exists():
             return path
     except AfinaError:
         if not paths:
             raise
     local = local_path(name)
-    if paths and local.is_file():
+    if paths and local.exists():
         return local.absolute()
     raise AfinaError(
         Problem(
@@ -125,8 +137,8 @@ def check_dataset(home: Home, name: str, *, model: str | None = None, max_length
         from afina.actions.models import resolve_model
         from afina.data.template import ChatTokenizer
 
-        return _check(path, ChatTokenizer.load(resolve_model(home, model, paths=True).folder), max_length)
-    return _check(path, _counter(home).tokenizer, max_length)
+        return _check(home, path, ChatTokenizer.load(resolve_model(home, model, paths=True).folder), max_length)
+    return _check(home, path, _counter(home).tokenizer, max_length)
 
 
 def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
@@ -157,7 +169,10 @@ def delete_dataset(home: Home, name: str) -> None:
     """Delete the file. Runs keep their own copies. Raises AfinaError `dataset_not_found`."""
     path = dataset_path(home, name)
     try:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     except OSError as error:
         raise _cannot_write(error) from None
     with index(home) as session:
@@ -227,17 +242,17 @@ def _counter(home: Home) -> Counter:
 _tokenizers: dict[str, ChatTokenizer] = {}
 
 
-def _fingerprint(path: Path, counter: Counter) -> str:
-    stat = path.stat()
-    return hashlib.sha256(f"{__version__} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()).hexdigest()
+def _fingerprint(home: Home, path: Path, counter: Counter) -> str:
+    facts = f"{__version__} {REVISION} {state_of(path)} {counter.mark} {remembered(home, path)}"
+    return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _known(session: Session, path: Path, counter: Counter) -> Report | None:
+def _known(home: Home, session: Session, path: Path, counter: Counter) -> Report | None:
     """The report from an earlier look, when neither the file nor the tokenizer has changed."""
     from afina.data.report import unpack
 
     row = session.get(DatasetRow, path.name)
-    if row is None or row.fingerprint != _fingerprint(path, counter):
+    if row is None or row.fingerprint != _fingerprint(home, path, counter):
         return None
     try:
         return unpack(row.report)
@@ -245,24 +260,23 @@ def _known(session: Session, path: Path, counter: Counter) -> Report | None:
         return None
 
 
-def _look(session: Session, path: Path, counter: Counter) -> Report:
+def _look(home: Home, session: Session, path: Path, counter: Counter) -> Report:
     """Look through a file and remember the report."""
-    mark = _fingerprint(path, counter)
-    report = _check(path, counter.tokenizer)
+    mark = _fingerprint(home, path, counter)
+    report = _check(home, path, counter.tokenizer)
     session.merge(DatasetRow(name=path.name, fingerprint=mark, report=report.pack()))
     session.commit()
     return report
 
 
-def _check(path: Path, tokenizer: ChatTokenizer | None, max_length: int | None = None) -> Report:
+def _check(home: Home, path: Path, tokenizer: ChatTokenizer | None, max_length: int | None = None) -> Report:
     from afina.data.checks import check
 
-    return check(path, tokenizer=tokenizer, max_length=max_length)
+    return check(path, tokenizer=tokenizer, max_length=max_length, mapping=remembered(home, path))
 
 
 def _info(path: Path, report: Report | None, used: str | None) -> DatasetInfo:
-    stat = path.stat()
-    info = DatasetInfo(name=path.name, size=stat.st_size, modified=stat.st_mtime, last_used=used)
+    info = DatasetInfo(name=path.name, size=size_of(path), modified=path.stat().st_mtime, last_used=used)
     if report is not None:
         info.format, info.rows = report.format, report.rows
         info.tokens, info.answer_tokens = report.tokens, report.answer_tokens

@@ -8,6 +8,7 @@ from afina.actions.datasets import check_file, dataset_path
 from afina.actions.models import resolve_model
 from afina.core.paths import Home
 from afina.data.examples import Example
+from afina.data.mapping import remembered
 from afina.data.pages import PageRow, page
 from afina.data.template import ChatTokenizer
 
@@ -36,7 +37,7 @@ def dataset_tokens(
 
 def _page(home: Home, name: str, offset: int, limit: int) -> tuple[list[PageRow], int]:
     path = dataset_path(home, name)
-    return page(path, offset, limit, check_file(home, path).rows)
+    return page(path, offset, limit, check_file(home, path).rows, remembered(home, path))
 
 
 def _tokens(item: PageRow, counter: ChatTokenizer, max_length: int | None) -> dict[str, Any]:

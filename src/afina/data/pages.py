@@ -7,6 +7,7 @@ from pathlib import Path
 
 from afina.data.examples import Example
 from afina.data.faults import Fault
+from afina.data.formats import Mapping
 from afina.data.readers import read
 
 
@@ -20,7 +21,9 @@ class PageRow:
     problems: list[Fault] = field(default_factory=list)
 
 
-def page(path: Path, offset: int, limit: int, total: int | None = None) -> tuple[list[PageRow], int]:
+def page(
+    path: Path, offset: int, limit: int, total: int | None = None, mapping: Mapping | None = None
+) -> tuple[list[PageRow], int]:
     """The rows `offset` + 1 to `offset` + `limit`, and how many there are in all.
 
     The file is read from its beginning, to its end unless `total` says that it is known. Faults of the file as a whole
@@ -28,7 +31,7 @@ def page(path: Path, offset: int, limit: int, total: int | None = None) -> tuple
     """
     rows: dict[int, PageRow] = {}
     last = 0
-    for item in read(path):
+    for item in read(path, mapping):
         if item.row is None:
             continue
         if total is not None and item.row > offset + limit:

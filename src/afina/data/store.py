@@ -23,7 +23,7 @@ from afina.core.messages import N_, say
 from afina.core.paths import Home
 from afina.data.examples import Example, Format
 from afina.data.faults import Fault
-from afina.data.readers import read
+from afina.data.mapping import read_as_remembered
 
 _SHA = re.compile(r"[0-9a-f]{64}")
 _ENOUGH = 20
@@ -40,11 +40,11 @@ class Version:
 
 
 def freeze(home: Home, path: Path) -> Version:
-    """Copy the rows of `path` into the store, once for the same content.
+    """Copy the rows of a file or folder into the store, once for the same content; columns as `mapping.py` remembers them.
 
     Raises AfinaError with the first errors of the file when it has any (`checks.check` gives them all).
     """
-    source = read(path)
+    source = read_as_remembered(home, path)
     digest = hashlib.sha256()
     rows = 0
     problems: list[Problem] = []
