@@ -24,7 +24,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json, write_json
 from afina.core.messages import N_, say
 from afina.core.paths import Home
-from afina.data.formats import ANSWERS, CONTEXTS, PROMPTS, Mapping, plain_name
+from afina.data.formats import ANSWERS, CONTEXTS, PROMPTS, Mapping, guess, names_of, plain_name
 from afina.data.readers import Folder, Source, first_rows, read
 
 SAMPLES = 5
@@ -63,14 +63,14 @@ class _Column:
 
 
 def guess_mapping(path: Path) -> Guess | None:
-    """What to ask a person about the columns of `path`; None where the format is known or there are no columns.
+    """What to ask a person about the columns of `path`; None where a row of a known format is found, or there are no columns.
 
     Raises AfinaError when the path cannot be opened.
     """
     source = read(path)
     parts = source.sources if isinstance(source, Folder) else (source,)
-    rows = next((rows for part in parts if part.format is None and (rows := _rows(part))), None)
-    if source.format is not None or not rows:
+    rows = next((rows for part in parts if (rows := _rows(part))), None)
+    if not rows or any(guess(names_of(row)) for row in rows):
         return None
     columns = list(dict.fromkeys(str(name) for row in rows for name in row))
     samples = [{str(name): str(value)[:CELL] for name, value in row.items()} for row in rows[:SAMPLES]]
@@ -149,9 +149,10 @@ def _guess(columns: list[str], rows: list[dict[str, object]]) -> Mapping | None:
     texts = [found for order, name in enumerate(columns) if (found := _column(name, order, rows))]
     answer = _named(texts, _ANSWERS)
     prompt = _named([column for column in texts if column is not answer], _PROMPTS)
-    rest = [column for column in texts if column not in (answer, prompt) and column.different > 0.1]
-    if answer is None and prompt is None and len(rest) == 1 and rest[0].words >= WORDS:
-        return Mapping(text=plain_name(rest[0].name))
+    rest = [column for column in texts if column not in (answer, prompt) and column.different > 0.3]
+    alone = rest if answer is None else [answer]
+    if prompt is None and len(alone) == 1 and alone[0].words >= WORDS and (answer is None or not rest):
+        return Mapping(text=plain_name(alone[0].name))
     rest = sorted((column for column in rest if column.words >= 1), key=lambda column: -column.words)[:2]
     if answer is None and prompt is None and len(rest) == 2:
         first, second = sorted(rest, key=lambda column: (-column.questions, column.words, column.order))
