@@ -14,7 +14,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import IO
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
@@ -31,6 +30,7 @@ from afina.data.textfile import MAX_ROW
 LARGE = 16 * 1024 * 1024
 """From this size on it is worth starting processes."""
 BLOCK = 1024 * 1024
+PIECE = 256 * 1024
 FAR = 1_000_000
 """Later blocks count their rows from here until it is known where they stand: no row of theirs is taken for a first."""
 Progress = Callable[[int, int], None]
@@ -77,8 +77,8 @@ def stretches(
         return
     task = Task(source.format, source.columns, source.mapping, file.encoding, lengths, True)
     total = source.path.stat().st_size
-    rows = lines = 0
-    waiting: deque[Future[Stretch]] = deque()
+    rows = lines = done = 0
+    waiting: deque[tuple[Future[Stretch], int]] = deque()
     with (
         ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(task,)) as pool,
         file.open_bytes() as raw,
@@ -94,17 +94,18 @@ def stretches(
                         break
                     if block is None:
                         break
-                    waiting.append(pool.submit(_work, block, first, compare()))
+                    waiting.append((pool.submit(_work, block, first, compare()), len(block)))
                     first = False
                 if not waiting:
                     break
-                stretch = waiting.popleft().result()
+                under_way, size = waiting.popleft()
+                stretch = under_way.result()
                 stretch = _placed(stretch, rows, lines) if begun else stretch
                 begun = True
-                rows, lines = stretch.end, lines + stretch.lines_read
+                rows, lines, done = stretch.end, lines + stretch.lines_read, done + size
                 yield stretch
                 if progress is not None and file.compression is None:
-                    progress(min(total, raw.tell()), total)
+                    progress(min(total, done), total)
         except BrokenProcessPool:
             raise AfinaError(_died(), "failed") from None
         finally:
@@ -121,26 +122,33 @@ def _died() -> Problem:
     )
 
 
-def _blocks(raw: IO[bytes]) -> Iterator[bytes]:
+def _blocks(raw: io.BufferedReader) -> Iterator[bytes]:
     """Pieces of whole lines of about BLOCK bytes; of a line that is too long for a row, its beginning only."""
-    rest: list[bytes] = []
-    held = 0
-    most = 4 * (MAX_ROW + 1)
-    while piece := raw.read(BLOCK):
+    whole: list[bytes] = []
+    line: list[bytes] = []  # the last one, which is not whole yet
+    size = held = 0
+    while True:
+        try:
+            piece = raw.read1(PIECE)  # in pieces, so that little is lost where a packed file is damaged
+        except Unreadable:
+            yield b"".join(whole)
+            raise
+        if not piece:
+            break
         cut = piece.rfind(b"\n") + 1
         if not cut:
-            if held <= most:  # more than this no row may have; what follows is dropped up to the line's end
-                rest.append(piece)
+            if held <= 4 * MAX_ROW:  # more than this no row may have; what follows is dropped up to the line's end
+                line.append(piece)
                 held += len(piece)
             continue
-        if held > most:
-            end = piece.find(b"\n")
-            yield b"".join([*rest, piece[end:cut]])
-        else:
-            yield b"".join([*rest, piece[:cut]])
-        rest, held = [piece[cut:]], len(piece) - cut
-    if any(rest):
-        yield b"".join(rest)
+        whole += [*line, piece[piece.find(b"\n") if held > 4 * MAX_ROW else 0 : cut]]
+        size += held + cut
+        line, held = [piece[cut:]], len(piece) - cut
+        if size >= BLOCK:
+            yield b"".join(whole)
+            whole, size = [], 0
+    if rest := b"".join(whole + line):
+        yield rest
 
 
 _task: list[Task] = []
