@@ -45,6 +45,8 @@ def read_back(home: Home, name: str = "mess.jsonl") -> Rows:
 
 GOOD = [said(f"Question {n}?", f"Answer {n}.") for n in range(6)]
 
+LONG = "In the mountains of Ermera people plant coffee under tall trees and pick the red berries by hand every year"
+
 CASES: list[tuple[str, str, Rows, Rows | None]] = [
     ("duplicate", "drop", [GOOD[0], GOOD[1], GOOD[0], GOOD[0]], GOOD[:2]),
     ("empty_answer", "drop", [GOOD[0], said("a", " ")], GOOD[:1]),
@@ -72,6 +74,9 @@ CASES: list[tuple[str, str, Rows, Rows | None]] = [
         ],
         [GOOD[0], said("a\n\nb", "c"), said("q", "r"), said("lone", roles=("assistant",))],
     ),
+    ("near_duplicate", "drop", [said("Tell me.", LONG), GOOD[0], said("Tell me.", LONG + ".")], None),
+    ("secret", "drop", [GOOD[0], said("My key?", "It is ghp_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xY1zA2")], GOOD[:1]),
+    ("personal_data", "drop", [GOOD[0], said("Who helps?", "Write to maria.soares@gmail.com, she answers.")], GOOD[:1]),
     (
         "mixed_formats",
         "convert",
@@ -114,6 +119,18 @@ def test_the_recommended_way_comes_first_and_others_have_to_be_known(home: Home)
     with pytest.raises(AfinaError) as caught:
         fix(home, "empty_answer")
     assert caught.value.code == "nothing_left"
+
+
+def test_a_folder_is_worked_on_as_one_dataset(home: Home) -> None:
+    folder = home.datasets / "parts"
+    folder.mkdir()
+    for name, rows in (("a.jsonl", [*GOOD[:2], "{broken"]), ("b.jsonl", [GOOD[2], GOOD[0]])):
+        put(home, rows).replace(folder / name)
+    for code in ("bad_json", "duplicate"):
+        actions.fix_dataset(home, "parts", Fix(code))
+    assert read_back(home, "parts") == GOOD[:3]
+    assert codes(home, "parts") == set()
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jsonl", "b.jsonl"]
 
 
 def test_equal_answers_are_thinned_out(home: Home) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -67,7 +68,7 @@ CASES: list[tuple[str, bytes, str]] = [
     ("latin.jsonl", '{"instruction": "ê", "output": "b"}'.encode("latin-1"), "not_utf8"),
     ("half.jsonl", b'{"instruction": "\\ud800", "output": "b"}', "not_utf8"),
     ("nul.json", b'[{"instruction": "a\0", "output": "b"}]', "binary"),
-    ("sixteen.json", json.dumps([GOOD]).encode("utf-16-le"), "binary"),
+    ("sixteen.json", json.dumps([GOOD]).encode("utf-16-le"), "not_utf8"),
     ("noise.txt", bytes(range(256)) * 40, "binary"),
     ("latin noise.txt", bytes(range(128, 256)) * 40, "binary"),
     ("really.json", zipped(), "archive"),
@@ -103,9 +104,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(AfinaError, match="no file") as missing:
         read(tmp_path / "nothing.json")
     assert (missing.value.code, missing.value.kind) == ("not_found", "not_found")
-    with pytest.raises(AfinaError) as folder:
-        check(tmp_path)
-    assert folder.value.code == "not_a_file"
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(AfinaError) as pipe:
+        check(tmp_path / "pipe.jsonl")
+    assert pipe.value.code == "not_a_file"
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    with pytest.raises(AfinaError) as loop:
+        check(tmp_path / "loop.jsonl")
+    assert loop.value.code == "not_found"
 
 
 def test_one_broken_row_hides_no_other(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import atomic
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
+from afina.data.folders import data_files, size_of, state_of
+from afina.data.hub import bring, is_hub
+from afina.data.mapping import remembered
 from afina.data.revision import REVISION
 from afina.registry import models as bases
 from afina.registry import runs as rows
@@ -39,7 +43,7 @@ QUICK_SECONDS = 1.5
 def list_datasets(home: Home) -> list[DatasetInfo]:
     """The files in the datasets folder by name. New small files are looked through at once, large ones later."""
     until = time.monotonic() + QUICK_SECONDS
-    return _listed(home, lambda path: path.stat().st_size <= QUICK_BYTES and time.monotonic() < until)
+    return _listed(home, lambda path: size_of(path) <= QUICK_BYTES and time.monotonic() < until)
 
 
 def refresh_datasets(home: Home) -> None:
@@ -56,7 +60,7 @@ def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
         for path in files:
             try:
                 one = _found(home, path)
-                report = _known(session, one, counter)
+                report = _known(home, session, one, counter)
                 if report is None and may_look(path):
                     report = _look(home, session, one, counter)
                 found.append(_info(one, report, used.get(path.name)))
@@ -69,10 +73,14 @@ def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
 
 
 def dataset_files(home: Home) -> list[Path]:
-    """The files that count as datasets: not hidden, not half written, not empty folders."""
+    """The files and folders that count as datasets: not hidden, not half written, not empty."""
     if not home.datasets.is_dir():
         return []
-    files = [path for path in home.datasets.iterdir() if path.is_file() and not path.name.startswith((".", "~"))]
+    files = [
+        path
+        for path in home.datasets.iterdir()
+        if not path.name.startswith((".", "~")) and (path.is_file() or (path.is_dir() and data_files(path)))
+    ]
     return sorted((path for path in files if path.suffix != ".part"), key=lambda path: path.name.lower())
 
 
@@ -99,20 +107,23 @@ def report_on(home: Home, found: Found) -> Report:
     if found.file.parent != home.datasets:
         return _check(home, found.path, counter)
     with index(home) as session:
-        return _known(session, found, counter) or _look(home, session, found, counter)
+        return _known(home, session, found, counter) or _look(home, session, found, counter)
 
 
 def find_dataset(home: Home, name: str, *, paths: bool = False) -> Found:
-    """The dataset named `name`; with `paths` also any file on this machine. Raises AfinaError `dataset_not_found`."""
+    """The dataset named `name`; with `paths` also any file or folder on this machine, and `hub:owner/name[:split]`, which
+    is brought into the datasets folder. Raises AfinaError `dataset_not_found`."""
+    if paths and is_hub(name):
+        return _found(home, bring(home.create(), name))
     try:
         path = confined(home.datasets, name)
-        if path.is_file():
+        if path.exists():
             return _found(home, path)
     except AfinaError:
         if not paths:
             raise
     local = local_path(name)
-    if paths and local.is_file():
+    if paths and local.exists():
         return Found(name, local.absolute(), local.absolute())
     raise AfinaError(
         Problem(
@@ -171,7 +182,10 @@ def delete_dataset(home: Home, name: str) -> None:
 
     path = find_dataset(home, name).file
     try:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
         versions.forget(home, path.name)
         versions.tidy(home)
     except OSError as error:
@@ -248,18 +262,18 @@ def counter_of(home: Home, model: str | None = None) -> Counter:
 _tokenizers: dict[str, ChatTokenizer] = {}
 
 
-def _fingerprint(found: Found, counter: Counter) -> str:
-    stat = found.path.stat()
-    facts = f"{__version__} {REVISION} {found.path.name} {stat.st_size} {stat.st_mtime_ns} {counter.mark}"
-    return hashlib.sha256(facts.encode()).hexdigest()
+def _fingerprint(home: Home, found: Found, counter: Counter) -> str:
+    state, mapping = state_of(found.path), remembered(home, found.file)
+    facts = f"{__version__} {REVISION} {found.path.name} {state} {counter.mark} {mapping}"
+    return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _known(session: Session, found: Found, counter: Counter) -> Report | None:
+def _known(home: Home, session: Session, found: Found, counter: Counter) -> Report | None:
     """The report from an earlier look, when neither the file nor the tokenizer has changed."""
     from afina.data.report import unpack
 
     row = session.get(DatasetRow, found.name)
-    if row is None or row.fingerprint != _fingerprint(found, counter):
+    if row is None or row.fingerprint != _fingerprint(home, found, counter):
         return None
     try:
         return unpack(row.report)
@@ -269,7 +283,7 @@ def _known(session: Session, found: Found, counter: Counter) -> Report | None:
 
 def _look(home: Home, session: Session, found: Found, counter: Counter) -> Report:
     """Look through a dataset and remember the report."""
-    mark = _fingerprint(found, counter)
+    mark = _fingerprint(home, found, counter)
     report = _check(home, found.path, counter)
     session.merge(DatasetRow(name=found.name, fingerprint=mark, report=report.pack()))
     session.commit()
@@ -283,8 +297,8 @@ def _check(home: Home, path: Path, counter: Counter, max_length: int | None = No
 
 
 def _info(found: Found, report: Report | None, used: str | None) -> DatasetInfo:
-    stat = found.file.stat()
-    info = DatasetInfo(name=found.file.name, size=stat.st_size, modified=stat.st_mtime, last_used=used)
+    size, modified = size_of(found.file), found.file.stat().st_mtime
+    info = DatasetInfo(name=found.file.name, size=size, modified=modified, last_used=used)
     info.edited = found.path != found.file
     if report is not None:
         info.format, info.rows = report.format, report.rows

@@ -16,9 +16,8 @@ from afina.actions.rows import readable
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.core.paths import Home
-from afina.data.checks import check
 from afina.data.entries import joined
-from afina.data.readers import read
+from afina.data.readers import read, read_file
 from afina.data.report import Report
 from afina.registry.records import DatasetInfo
 
@@ -37,6 +36,8 @@ class Preview:
 
 def preview_text(home: Home, text: str) -> Preview:
     """Read a text that someone is writing, as a file would be read. Nothing is kept."""
+    from afina.data.checks import check
+
     with _as_file(home, text) as path:
         report = check(path, tokenizer=counter_of(home).tokenizer)
         first = islice((entry for entry in joined(read(path).entries()) if entry.row is not None), SHOWN)
@@ -50,7 +51,7 @@ def write_dataset(home: Home, name: str, text: str) -> DatasetInfo:
         message = say(N_("There is nothing to keep yet."))
         raise AfinaError(Problem("empty_text", message, say(N_("Write or paste at least one pair.")), "text"))
     with _as_file(home, text) as path:
-        container = read(path).container
+        container = read_file(path).container
     ending = ENDINGS.get(container or "", ".txt")
     stem = name.strip()
     return add_dataset(home, stem if stem.lower().endswith(ending) else stem + ending, io.BytesIO(_bytes(text)))

@@ -53,12 +53,19 @@ def check(
     if as_json:
         out.json(plain)
         return 0 if report.ok else 2
-    if report.tokens is None:
+    if report.estimated:
+        text = N_("Format {format}, {rows} rows, about {tokens} tokens (counted in a part of the rows).")
+        out.line(say(text, format=report.format, rows=report.rows, tokens=report.tokens))
+    elif report.tokens is None:
         out.line(say(N_("Format {format}, {rows} rows."), format=report.format, rows=report.rows))
     else:
         text = N_("Format {format}, {rows} rows, {tokens} tokens.")
         out.line(say(text, format=report.format, rows=report.rows, tokens=report.tokens))
-    for title, groups in ((N_("Errors"), plain["errors"]), (N_("Warnings"), plain["warnings"])):
+    for title, groups in (
+        (N_("Errors"), plain["errors"]),
+        (N_("Warnings"), plain["warnings"]),
+        (N_("Notes"), plain["notes"]),
+    ):
         if groups:
             out.line(f"\n{out.text(title)}")
         for group in groups:

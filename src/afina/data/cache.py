@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina.core.files import read_json, write_json
 from afina.core.paths import Home
-from afina.data.checks import check
+from afina.data.folders import data_files
+from afina.data.formats import Mapping
+from afina.data.mapping import remembered
 from afina.data.report import Report, unpack
 from afina.data.revision import REVISION
 
@@ -40,24 +43,26 @@ def checked(
     `tokenizer_key` names the tokenizer and template (for instance the model's folder and the template's name); without it
     nothing that depends on a tokenizer is cached.
     """
+    mapping = remembered(home, path)
     if (tokenizer is not None and not tokenizer_key) or not path.exists():
-        return _check(path, tokenizer, max_length, validation, train_on, system_prompt)
+        return _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping)
     facts = [
         REVISION,
         content(path),
         path.suffix.lower(),
         tokenizer_key if tokenizer is not None else None,
         max_length,
-        content(validation) if validation is not None else None,
+        content(validation) if validation is not None and validation.exists() else None,
         train_on,
         system_prompt,
+        None if mapping is None else asdict(mapping),
     ]
     name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     place = home.state / "reports" / f"{name}.json"
     try:
         return unpack(read_json(place))
     except (OSError, ValueError, KeyError, TypeError):
-        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt)
+        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping)
     write_json(place, report.pack())
     _prune(place.parent)
     return report
@@ -70,7 +75,10 @@ def _check(
     validation: Path | None,
     train_on: str,
     system_prompt: str | None,
+    mapping: Mapping | None,
 ) -> Report:
+    from afina.data.checks import check
+
     return check(
         path,
         tokenizer=tokenizer,
@@ -78,15 +86,15 @@ def _check(
         validation=validation,
         train_on=train_on,
         system_prompt=system_prompt,
+        mapping=mapping,
     )
 
 
 def content(path: Path) -> str:
-    """The SHA-256 of a file's bytes (of a folder: of its files), remembered while size and time of change stay."""
+    """The hash of a file's bytes, or of all files of a folder; remembered while sizes and times of change stay."""
     if path.is_dir():
-        inside = sorted(part for part in path.rglob("*") if part.is_file())
-        names = [f"{part.relative_to(path).as_posix()} {content(part)}" for part in inside]
-        return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
+        parts = [f"{file.relative_to(path).as_posix()} {content(file)}" for file in data_files(path)]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     about = path.stat()
     return _hash(path.absolute(), about.st_size, about.st_mtime_ns, about.st_ino)
 

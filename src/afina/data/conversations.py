@@ -47,20 +47,24 @@ class Row:
         self.question: str | None = None
         self.answer: str | None = None
         self.columns: tuple[str, str] | None = None
+        self.names: dict[str, str | None] = {}  # with a column mapping: what a person calls each field
 
     def add(self, code: str, message: Any, field: str | None = None, value: Any = None) -> None:
         """Note a fault of this row."""
+        field = self.names.get(field or "") or field
         found = None if value is None else shorten(value)
         excerpt = shorten(found if self.raw is None else self.raw) if found or self.raw else None
         self.faults.append(Fault(code, message, self.row, self.line, field, found, excerpt))
 
     def wrong_type(self, field: str, value: Any, expected: str = "text") -> None:
         """Note that `field` holds the wrong kind of value; `expected` is a key of EXPECTED."""
+        field = self.names.get(field) or field
         message = Message(EXPECTED[expected], {"row": self.row, "field": field, "value": shown(value)})
         self.add("wrong_type", message, field, shown(value))
 
     def missing(self, field: str, present: Any) -> None:
         """Note that `field` is not there; `present` are the names that are."""
+        field = self.names.get(field) or field
         names = ", ".join(shorten(str(name), 40) for name in list(present)[:12]) or "–"
         message = say(
             N_("Row {row}: “{field}” is missing; this row has {names}."), row=self.row, field=field, names=names
@@ -91,6 +95,8 @@ def _turn(row: Row, where: str, number: int, message: Any) -> Turn | None:
         return None
     role = _role(row, where, number, message)
     calls = message.get("tool_calls")
+    if not calls and (called := _called(message)):
+        calls, message = called, {**message, "content": None}
     if calls is not None and not isinstance(calls, list | tuple):
         row.wrong_type(f"{where}.tool_calls", calls, "list")
         calls = None
@@ -116,6 +122,22 @@ def _turn(row: Row, where: str, number: int, message: Any) -> Turn | None:
         name if isinstance(name, str) else None,
         call_id if isinstance(call_id, str) else None,
     )
+
+
+def _called(message: dict[str, Any]) -> list[Any] | None:
+    """Tool calls in OpenAI's shape, of ShareGPT's `function_call` turn (its value is JSON) or OpenAI's older field."""
+    call = message.get("function_call")
+    if str(message.get("role", message.get("from"))).strip().lower() == "function_call":
+        call = message.get("content", message.get("value"))
+        if isinstance(call, str):
+            try:
+                call = orjson.loads(call)
+            except ValueError:
+                return None  # a call in some other form is learned as the text it is
+    calls = call if isinstance(call, list) else [call]
+    if not calls or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in calls):
+        return None
+    return [{"type": "function", "function": one} for one in calls]
 
 
 def _role(row: Row, where: str, number: int, message: dict[str, Any]) -> Role | None:
@@ -152,7 +174,7 @@ def _content(row: Row, where: str, value: Any, calls: bool) -> str | None:
     for part in value:
         text = part if isinstance(part, str) else None
         if isinstance(part, dict) and part.get("type", "text") == "text":
-            text = part.get("text", part.get("value"))
+            text = part.get("text") if part.get("text") is not None else part.get("value")
         if not isinstance(text, str):
             row.wrong_type(where, part)
             return None

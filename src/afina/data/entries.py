@@ -100,12 +100,16 @@ def at_row(fault: Fault, row: int | None) -> Fault:
     """The same finding when its row has another number now."""
     if fault.row == row:
         return fault
-    values = dict(fault.message.values)
+    return replace(fault, row=row, message=_at(fault.message, row, fault.code == "mixed_formats"))
+
+
+def _at(message: Message, row: int | None, mixed: bool) -> Message:
+    values = {name: _at(value, row, mixed) if name == "problem" else value for name, value in message.values.items()}
     if "row" in values:
         values["row"] = row
-    if "last" in values and row is not None and fault.code == "mixed_formats":
+    if mixed and row is not None and isinstance(values.get("last"), int):
         values["last"] = row - 1
-    return replace(fault, row=row, message=Message(fault.message.template, values))
+    return Message(message.template, values)
 
 
 def joined(entries: Iterable[Entry]) -> Iterator[Entry]:

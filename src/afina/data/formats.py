@@ -5,7 +5,9 @@ Names of fields are compared in lower case, without accents, spaces as underscor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import abc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +17,7 @@ from afina.core.messages import N_, Message, say
 from afina.data.conversations import Row, judge, turns_of
 from afina.data.examples import Example, Format, Role, Turn
 from afina.data.faults import Fault, shorten, shown
-from afina.data.json_rows import Record
+from afina.data.json_rows import Record, Records
 from afina.data.labels import SIDES, plain_word
 
 
@@ -39,14 +41,34 @@ FORMS: dict[str, str] = {
     "alpaca": N_("instruction and output"),
     "table": N_("prompt and answer"),
     "text": N_("documents"),
+    "pairs": N_("questions and answers in a text"),
+    "plain": N_("plain text"),
 }
 """What a person calls each form of a row."""
 
-Fields = Mapping[str, Any]
+Fields = abc.Mapping[str, Any]
 Columns = tuple[str, str]
 
 
-def names_of(value: Mapping[Any, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Which columns of a table mean what, by their plain names (see `plain_name`): a question and its answer, perhaps with
+    a system text and a context that belongs to the question; or a text alone. See `mapping.py`.
+    """
+
+    prompt: str | None = None
+    answer: str | None = None
+    text: str | None = None
+    system: str | None = None
+    context: str | None = None
+
+    @property
+    def form(self) -> Format:
+        """The format that rows read with it have."""
+        return "text" if self.text is not None else "table"
+
+
+def names_of(value: abc.Mapping[Any, Any]) -> dict[str, Any]:
     """The fields of a row under their plain names; the first one wins where two become equal."""
     plain: dict[str, Any] = {}
     for name, content in value.items():
@@ -93,7 +115,23 @@ def columns_of(fields: Fields) -> Columns | None:
     return (prompt, answer) if prompt and answer else None
 
 
-def convert(record: Record, form: Format, columns: Columns | None = None) -> tuple[Example | None, list[Fault]]:
+def examples_of(
+    records: Records, form: Format, columns: Columns | None = None, mapping: Mapping | None = None
+) -> Iterator[Example | Fault]:
+    """The examples of raw rows, each behind its warnings; a row with an error gives its faults only."""
+    for record in records:
+        if isinstance(record, Fault):
+            yield record
+            continue
+        example, faults = convert(record, form, columns, mapping)
+        yield from faults
+        if example is not None and not any(fault.severity == "error" for fault in faults):
+            yield example
+
+
+def convert(
+    record: Record, form: Format, columns: Columns | None = None, mapping: Mapping | None = None
+) -> tuple[Example | None, list[Fault]]:
     """The example of a raw row as far as it can be made out, and what is wrong with it; one with an error is not for use.
 
     `columns`: those of a table's first whole row.
@@ -105,7 +143,11 @@ def convert(record: Record, form: Format, columns: Columns | None = None) -> tup
         row.add("wrong_type", message, None, shown(record.value))
         return None, row.faults
     fields = names_of(record.value)
-    other = guess(fields)
+    if mapping is not None:
+        fields = _mapped(fields, mapping)
+        row.names = {name: getattr(mapping, name) for name in ("prompt", "answer", "text", "system", "context")}
+        row.columns = ("prompt", "answer")
+    other = None if mapping is not None else guess(fields)
     if other is not None and other != form and not _also(fields, form):
         row.add("mixed_formats", _mixed(record.row, form, other), None, other)
         form = other
@@ -113,6 +155,12 @@ def convert(record: Record, form: Format, columns: Columns | None = None) -> tup
     if example is not None:
         judge(example, row)
     return example, row.faults
+
+
+def _mapped(fields: Fields, mapping: Mapping) -> dict[str, Any]:
+    """The fields that a mapping speaks of, under the names that say what they mean."""
+    names = {name: getattr(mapping, name) for name in ("prompt", "answer", "text", "system", "context")}
+    return {name: fields[column] for name, column in names.items() if column is not None and column in fields}
 
 
 def _also(fields: Fields, form: Format) -> bool:
@@ -231,7 +279,7 @@ def _history(row: Row, value: Any) -> list[Turn] | None:
 
 
 def _table(row: Row, fields: Fields) -> Example | None:
-    columns = columns_of(fields) or row.columns
+    columns = row.columns if row.names else columns_of(fields) or row.columns
     if columns is None:
         has_answer = any(name in fields for name in ANSWERS if SIDES.get(name) != "input")
         row.missing("prompt" if has_answer else "answer", fields)

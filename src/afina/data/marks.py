@@ -20,6 +20,7 @@ from afina.core.errors import AfinaError
 from afina.core.files import atomic
 from afina.core.paths import Home
 from afina.data import blocks
+from afina.data.cache import content
 from afina.data.entries import Entry
 from afina.data.examples import Example
 from afina.data.readers import read
@@ -47,7 +48,11 @@ def marked(home: Home, path: Path, code: str, measure: Measure) -> list[int]:
             if limit is None
             else [row for row, tokens in enumerate(lengths(home, path, measure), 1) if tokens > limit]
         )
-    facts = [code, _content(measure.validation) if code == "leak" else "", measure.key if code in _BY_TOKENIZER else ""]
+    facts = [
+        code,
+        content(measure.validation) if measure.validation is not None and code == "leak" else "",
+        measure.key if code in _BY_TOKENIZER else "",
+    ]
     return list(_kept(home, path, facts, lambda: _find(path, code, measure)))
 
 
@@ -69,6 +74,8 @@ def _tokens(entry: Entry, tokenizer: ChatTokenizer) -> int:
 
 
 _BY_TOKENIZER = ("template_mismatch",)
+_COMPARED = ("near_duplicate", "secret", "personal_data")
+"""What only the whole check finds; it names all rows of these."""
 
 
 def _find(path: Path, code: str, measure: Measure) -> Iterator[int]:
@@ -83,6 +90,10 @@ def _find(path: Path, code: str, measure: Measure) -> Iterator[int]:
         return (row for row, example in _usable(_entries(path)) if example.key() in held)
     if code == "template_mismatch" and measure.tokenizer is not None:
         return _mismatched(_entries(path), measure.tokenizer)
+    if code in _COMPARED:
+        from afina.data.checks import check
+
+        return iter(sorted(set(check(path).marks.get(code, ()))))
     return (entry.row or 0 for entry in _entries(path) if any(fault.code == code for fault in entry.faults))
 
 
@@ -111,12 +122,6 @@ def _usable(entries: Iterable[Entry]) -> Iterator[tuple[int, Example]]:
 
 def _entries(path: Path) -> Iterator[Entry]:
     return (entry for entry in read(path).entries() if entry.row is not None)
-
-
-def _content(path: Path | None) -> str:
-    from afina.data.cache import content
-
-    return content(path) if path is not None else ""
 
 
 def _kept(home: Home, path: Path, facts: list[str], find: Callable[[], Iterable[int]]) -> array[int]:

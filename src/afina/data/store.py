@@ -21,7 +21,7 @@ from afina.data import blocks
 from afina.data.entries import Entry, joined, unpack
 from afina.data.examples import Example, Format
 from afina.data.faults import Fault
-from afina.data.readers import read
+from afina.data.mapping import read_as_remembered
 
 _ENOUGH = 20
 
@@ -41,7 +41,7 @@ def freeze(home: Home, path: Path) -> Version:
 
     Raises AfinaError with the first errors of the file when it has any (`checks.check` gives them all).
     """
-    source = read(path)
+    source = read_as_remembered(home, path)
     problems: list[Problem] = []
     with blocks.Writer(home) as writer:
         for item in source:

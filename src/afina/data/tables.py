@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def _bad_quotes(row: int, line: int, error: csv.Error) -> Fault:
 
 
 def _repeated(names: list[str], line: int) -> Iterator[Fault]:
-    for name in dict.fromkeys(name for name in names if name and names.count(name) > 1):
+    for name in [name for name, count in Counter(names).items() if name and count > 1][:20]:
         message = say(N_("The column “{field}” stands twice in the header."), field=shorten(name, 60))
         yield Fault("bad_csv", message, None, line, shorten(name, 60))
 

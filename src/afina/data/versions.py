@@ -20,7 +20,7 @@ from afina.core.messages import N_, say
 from afina.core.paths import Home, confined
 from afina.data import blocks, store
 from afina.data.cache import content
-from afina.data.readers import read
+from afina.data.mapping import read_as_remembered, remembered
 
 What = Literal["file", "fix", "edit", "add", "remove"]
 FRESH_SECONDS = 24 * 3600
@@ -97,7 +97,7 @@ def history(home: Home, file: Path) -> History:
     """
     with _changing(home):
         found = peek(home, file.name)
-        mark = content(file)
+        mark = _mark(home, file)
         if found is not None and not all(blocks.place(home, step.sha256).is_file() for step in found.steps[-1:]):
             found = None
         if found is None or (found.step.file != mark and not found.edited):
@@ -109,7 +109,7 @@ def history(home: Home, file: Path) -> History:
 def start_again(home: Home, file: Path) -> History:
     """Make what the file holds now the current version; what was made before stays in the history."""
     with _changing(home):
-        return _begin(home, file, content(file), peek(home, file.name))
+        return _begin(home, file, _mark(home, file), peek(home, file.name))
 
 
 def append(home: Home, found: History, step: Step) -> History:
@@ -186,13 +186,19 @@ def changed_meanwhile(name: str) -> AfinaError:
 
 def _begin(home: Home, file: Path, mark: str, before: History | None) -> History:
     """Read the file into the store as a step of its own; the only one, unless something was made of an earlier one."""
-    source = read(file)
+    source = read_as_remembered(home, file)
     sha256, rows = store.keep(home, source.entries())
     kept = before.steps if before is not None and any(step.what != "file" for step in before.steps) else []
     step = Step(len(kept), "file", sha256, rows, time.time(), format=source.format, file=mark)
     made = History(file.name, step.number, [*kept, step])
     _save(home, made)
     return made
+
+
+def _mark(home: Home, file: Path) -> str:
+    """What is read of a file: its bytes, and what its columns mean where somebody said so."""
+    mapping = remembered(home, file)
+    return content(file) if mapping is None else f"{content(file)} {mapping}"
 
 
 def _read_from(found: History) -> Step:

@@ -53,7 +53,7 @@ class GroupRecord(BaseModel):
     """One kind of problem in a dataset, with the first rows it was found in."""
 
     code: str
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "note"]
     count: int = Field(description="How many rows.")
     rows: list[int] = Field(description="The first of them, counted from 1.")
     lines: list[int] = Field(description="Their lines in the file.")
@@ -73,8 +73,11 @@ class ReportRecord(BaseModel):
     answer_tokens: int | None
     cut_tokens: int | None
     longest: int | None
+    estimated: bool = Field(description="Tokens were counted in a part of the rows, for the file is very large.")
+    lengths: list[tuple[int, int]] = Field(description="(tokens at most, rows), in order of length.")
     errors: list[GroupRecord]
     warnings: list[GroupRecord]
+    notes: list[GroupRecord] = Field(description="What is worth knowing and needs nothing done.")
 
 
 class TurnRecord(BaseModel):
