@@ -154,6 +154,26 @@ def test_a_file_that_changed_meanwhile_can_be_read_again(studio: Studio, table: 
     expect(page.locator("#history")).not_to_contain_text("has changed since it was read")
 
 
+def test_columns_nobody_knows_are_shown_on_ones_own_rows(studio: Studio, open_page: Open, axe: str) -> None:
+    table = "nr,soru,javob\n" + "".join(f"{n},Nima gap bugun {n}?,Yaxshi rahmat {n} va sizda.\n" for n in range(60))
+    (studio.home.datasets / "words.csv").write_text(table, encoding="utf-8")
+    page = open_page(f"{studio.address}/datasets/words.csv")
+    expect(page.locator("#train")).to_be_hidden()
+    expect(page.locator("#column-prompt")).to_have_value("soru")
+    expect(page.locator("#columns .turn.user p").first).to_have_text("Nima gap bugun 0?")
+    page.locator("#column-answer").select_option("")
+    expect(page.locator("#columns table")).to_contain_text("Yaxshi")
+    expect(page.get_by_role("button", name="Use these columns")).to_be_disabled()
+    page.locator("#column-answer").select_option("javob")
+    expect(page.locator("#columns .turn.assistant p").first).to_have_text("Yaxshi rahmat 0 va sizda.")
+    assert not serious(page, axe)
+    page.get_by_role("button", name="Use these columns").click()
+    expect(page.locator("#train")).to_be_visible()
+    expect(page.locator("#rows")).to_contain_text("Rows 1 to 20 of 60")
+    page.reload()
+    expect(page.locator("#columns")).to_contain_text("This is remembered for this file.")
+
+
 def test_pairs_typed_and_pasted_become_a_dataset(studio: Studio, open_page: Open, axe: str) -> None:
     page = open_page(f"{studio.address}/datasets")
     page.get_by_role("link", name="Write your own").click()

@@ -78,6 +78,24 @@ def test_history_diff_and_the_way_back(afina: Shell) -> None:
     assert (again["current"], again["changed"]) == (2, False)
 
 
+def test_columns_are_shown_said_and_remembered(afina: Shell, home: Home) -> None:
+    assert "need no explanation" in afina("columns", "towns.csv")[1]
+    table = (
+        "soru,javob\nNima gap bugun?,Yaxshi rahmat va sizda nima gap.\nQalaysiz ukam?,Men juda yaxshi yashayapman.\n"
+    )
+    (home.datasets / "words.csv").write_text(table)
+    assert afina("check", "words.csv")[0] == 2
+    asked = json.loads(afina("columns", "words.csv", "--json")[1])
+    assert (asked["columns"], asked["remembered"]) == (["soru", "javob"], False)
+    code, out, _ = afina("columns", "words.csv", "--prompt", "soru", "--answer", "javob")
+    assert code == 0
+    assert "user: Nima gap bugun?" in out
+    assert afina("check", "words.csv")[0] == 0
+    assert json.loads(afina("show", "words.csv", "--json")[1])["total"] == 2
+    code, _, err = afina("columns", "words.csv", "--prompt", "soru", "--json")
+    assert (code, json.loads(err)["error"]["code"]) == (2, "bad_mapping")
+
+
 def test_what_cannot_be_done_is_said_with_its_code(afina: Shell) -> None:
     for arguments, expected in (
         (("fix", "towns.csv", "few_rows"), "no_remedy"),

@@ -1,5 +1,6 @@
 """Every verb of the program, once. The CLI, the API and the pages call only these; each takes the `Home` first."""
 
+from afina.actions.columns import Columns, column_mapping, set_column_mapping
 from afina.actions.datasets import (
     add_dataset,
     check_dataset,
@@ -39,6 +40,7 @@ from afina.actions.writing import Preview, preview_text, write_dataset
 
 __all__ = [
     "Asked",
+    "Columns",
     "Fix",
     "ModelRef",
     "Planned",
@@ -47,6 +49,7 @@ __all__ = [
     "add_model",
     "add_rows",
     "check_dataset",
+    "column_mapping",
     "dataset",
     "dataset_diff",
     "dataset_history",
@@ -76,6 +79,7 @@ __all__ = [
     "resume_run",
     "run_console",
     "run_events",
+    "set_column_mapping",
     "start_again",
     "start_run",
     "stop_run",

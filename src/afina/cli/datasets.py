@@ -1,4 +1,4 @@
-"""`afina datasets`: list, check, show, fix, history, diff, export."""
+"""`afina datasets`: list, check, show, fix, columns, history, diff, export."""
 
 from __future__ import annotations
 
@@ -190,6 +190,37 @@ def diff(
                 _print_row(out, row, f"{sign}   ")
     text = N_("Removed {removed}, changed {changed}, added {added}.")
     out.note(say(text, removed=found["removed"], changed=found["changed"], added=found["added"]))
+
+
+@app.command()
+def columns(
+    name: NAME,
+    prompt: Annotated[str | None, typer.Option("--prompt", metavar="COLUMN", help="Holds the questions.")] = None,
+    answer: Annotated[str | None, typer.Option("--answer", metavar="COLUMN", help="Holds the answers.")] = None,
+    text: Annotated[str | None, typer.Option("--text", metavar="COLUMN", help="Holds texts, in place of both.")] = None,
+    system: Annotated[str | None, typer.Option("--system", metavar="COLUMN", help="Holds system prompts.")] = None,
+    context: Annotated[str | None, typer.Option("--context", metavar="COLUMN", help="Belongs to the question.")] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show or say which column of a table holds what, where the names do not say it. It is remembered for the file."""
+    out, folder = Out.of(as_json), home_folder(home)
+    chosen = {"prompt": prompt, "answer": answer, "text": text, "system": system, "context": context}
+    given = any(chosen.values())
+    found = actions.set_column_mapping(folder, name, chosen) if given else actions.column_mapping(folder, name)
+    if as_json:
+        out.json(None if found is None else {**vars(found), "rows": [_plain(out, row) for row in found.rows]})
+        return
+    if found is None:
+        out.line(say(N_("The columns of this file need no explanation.")))
+        return
+    out.line(say(N_("Columns: {columns}"), columns=", ".join(found.columns)))
+    for part, column in found.chosen.items():
+        if column:
+            out.line(f"  --{part} {column}")
+    for row in found.rows:
+        out.line(f"── {row['row']}")
+        _print_row(out, row)
 
 
 @app.command()

@@ -26,6 +26,7 @@ from afina.web.show import home_of, show
 router = APIRouter(include_in_schema=False)
 
 PAGE = 20
+COLUMNS = ("prompt", "answer", "text", "system", "context")
 VIEWS = ("turns", "text", "tokens")
 AT_ONCE_BYTES = 300_000
 """A dataset up to this size is looked through while its page is drawn; a larger one after."""
@@ -83,6 +84,9 @@ def dataset(request: Request, name: str, query: Annotated[Wanted, Depends()], pa
         return page(request, "_report.html", **_report(request, name, query))
     if part == "rows":
         return page(request, "_rows.html", **_rows(home, name, query))
+    if part == "columns":
+        tried = {key: request.query_params.get(key) for key in COLUMNS if key in request.query_params} or None
+        return page(request, "_columns.html", asked=actions.column_mapping(home, name, tried))
     if part == "lengths":
         found = histogram(actions.dataset_lengths(home, name), query.length)
         return page(request, "_lengths.html", lengths=found, query=query)
@@ -93,8 +97,9 @@ def dataset(request: Request, name: str, query: Annotated[Wanted, Depends()], pa
     models = [item for item in actions.list_models(home) if item.status == "ready"]
     if query.view != "turns" and not query.model and models:
         query = Wanted(**{**vars(query), "model": models[0].id})
-    told: dict[str, Any] = {"info": info, "query": query, "report": None, "rows": None, "history": None}
+    told: dict[str, Any] = {"info": info, "query": query, "report": None, "rows": None, "history": None, "asked": None}
     if info.size <= AT_ONCE_BYTES:
+        told["asked"] = actions.column_mapping(home, name)
         told |= _report(request, name, query) | _rows(home, name, query) | _history(request, name)
     return show(request, "dataset.html", models=models, **{"title": title, **told})
 

@@ -17,6 +17,8 @@ from afina.data.faults import Fault
 from afina.registry.records import DatasetInfo, HistoryInfo, StepInfo
 from afina.web.api.records import (
     AddRows,
+    ColumnsGiven,
+    ColumnsRecord,
     DatasetDetail,
     Deleted,
     DiffPage,
@@ -169,6 +171,26 @@ def go_to(request: Request, name: str, given: GoTo) -> HistoryInfo:
     home = request.app.state.home
     found = actions.start_again(home, name) if given.step is None else actions.go_back(home, name, given.step)
     return found.in_words(speaker(request).write)
+
+
+@router.get("/{name}/columns")
+def columns(request: Request, name: str) -> ColumnsRecord | None:
+    """What the columns of a table are taken for; null where their names say it."""
+    return _columns(request, actions.column_mapping(request.app.state.home, name))
+
+
+@router.put("/{name}/columns")
+def set_columns(request: Request, name: str, given: ColumnsGiven) -> ColumnsRecord | None:
+    """Say which column holds what. It is remembered for this file."""
+    return _columns(request, actions.set_column_mapping(request.app.state.home, name, given.model_dump()))
+
+
+def _columns(request: Request, found: actions.Columns | None) -> ColumnsRecord | None:
+    if found is None:
+        return None
+    write = speaker(request).write
+    rows = [_row(row, write) for row in found.rows]
+    return ColumnsRecord.model_validate({**vars(found), "rows": rows})
 
 
 @router.get("/{name}/diff")

@@ -277,6 +277,26 @@ class PreviewRecord(BaseModel):
     report: ReportRecord
 
 
+class ColumnsGiven(Given):
+    """Which column holds what: a question and an answer, or a text alone."""
+
+    prompt: str | None = Field(default=None, max_length=1000)
+    answer: str | None = Field(default=None, max_length=1000)
+    text: str | None = Field(default=None, max_length=1000)
+    system: str | None = Field(default=None, max_length=1000)
+    context: str | None = Field(default=None, max_length=1000, description="Belongs to the question.")
+
+
+class ColumnsRecord(BaseModel):
+    """The columns of a table that has to be explained, and what they are taken for."""
+
+    columns: list[str]
+    samples: list[dict[str, str]] = Field(description="The first rows, as texts.")
+    chosen: ColumnsGiven
+    remembered: bool
+    rows: list[RowRecord] = Field(description="The first rows as they are read with it.")
+
+
 class GoTo(Given):
     """The step of the history to use; null reads the file again."""
 

@@ -69,6 +69,15 @@ async function showRows({ remember = true } = {}) {
   await show(rows, query, "rows.failed", () => mine === turn);
 }
 
+async function showColumns(query = "") {
+  const box = $("#columns");
+  await show(box, query, "report.failed");
+  if ($("form", box) && !box.dataset.ready) {
+    box.dataset.ready = "yes";
+    (await import("./columns.js")).explain(box, address, showColumns, async () => { await changed(); await showColumns(); });
+  }
+}
+
 const showHistory = () => show(steps, "", "history.failed");
 const version = () => $("[data-version]", rows)?.dataset.version;
 
@@ -199,5 +208,6 @@ const other = !asked.has("length") && kept && kept !== length;
 if (other) length = kept;
 if (report.hasAttribute("aria-busy") || other) showReport();
 else { offerProblems(); showLengths(); }
+if ($("#columns").hasAttribute("aria-busy") || $("#columns form")) showColumns();
 if (steps.hasAttribute("aria-busy")) showHistory();
 (first ? showRows({ remember: false }) : Promise.resolve()).then(() => { if (location.hash) mark(location.hash.slice(5)); });
