@@ -205,6 +205,16 @@ def test_a_diff_shows_rows_before_and_after(home: Home) -> None:
     assert [(item["kind"], item["before"]["row"]) for item in whole["changes"]] == [("removed", 7), ("changed", 8)]
 
 
+def test_a_row_that_only_moved_up_is_no_difference(home: Home) -> None:
+    put(home, [*GOOD, GOOD[0], "{broken", said("a", ""), {"messages": 7}])
+    fix(home, "duplicate")
+    found = actions.dataset_diff(home, "mess.jsonl")
+    assert [(change["kind"], change["before"]["row"]) for change in found["changes"]] == [("removed", 7)]
+    problems = actions.dataset(home, "mess.jsonl")[1].errors
+    assert {group.code: group.rows for group in problems} == {"bad_json": [7], "empty_answer": [8], "wrong_type": [9]}
+    assert next(group for group in problems if group.code == "empty_answer").excerpts == ["a /"]
+
+
 def test_rows_by_hand(home: Home) -> None:
     put(home, [GOOD[0], said("a", ""), {"messages": 1}])
     step = actions.edit_row(home, "mess.jsonl", 2, said("a", "Now an answer."))

@@ -55,7 +55,7 @@ class Entry:
             stored = [fault for fault in stored if fault.code not in found]
         if example is not None and not stored:
             return example.line_of_json()
-        kept: dict[str, Any] = {"faults": [asdict(fault) for fault in stored]}
+        kept: dict[str, Any] = {"faults": [asdict(at_row(fault, 0)) for fault in stored]}  # its number is no content
         if self.row is None:
             kept["whole"] = True
         if self.line is not None:
@@ -80,15 +80,20 @@ def unpack(line: bytes, row: int) -> Entry:
     value = orjson.loads(line)
     if not line.startswith(BROKEN):
         example = Example.from_json(value, row)
-        return Entry(row, None, example, faults=judge(example))
+        return Entry(row, None, example, faults=_judged(example))
     kept = value["broken"]
     number = None if kept.get("whole") else row
     faults = [at_row(read_fault(item), number) for item in kept["faults"]]
     entry = Entry(number, kept.get("line"), raw=kept.get("raw"), faults=faults)
     if "example" in kept:
         entry.example = Example.from_json(kept["example"], row)
-        entry.faults += judge(entry.example)
+        entry.faults += _judged(entry.example)
     return entry
+
+
+def _judged(example: Example) -> list[Fault]:
+    """What is wrong with a row, with how it begins in place of what stood in the file."""
+    return [replace(fault, excerpt=example.excerpt) for fault in judge(example)]
 
 
 def is_whole(line: bytes) -> bool:
