@@ -19,7 +19,7 @@ from afina.core.paths import Home
 from afina.data import repairs, store, versions
 from afina.data.conversations import Row, judge, turns_of
 from afina.data.diff import Change, diff
-from afina.data.entries import Entry
+from afina.data.entries import Entry, is_whole
 from afina.data.examples import Example, Turn
 from afina.data.faults import Fault
 from afina.data.marks import marked
@@ -72,7 +72,7 @@ def fix_dataset(home: Home, name: str, fix: Fix) -> StepInfo:
     remedy = Remedy(fix.code, way, _marks(home, fix, path))
     if way == "shorten":
         remedy.shorten = _shortener(home, fix)
-    return _step(home, found, remedy.apply(read(path).entries()), remedy)
+    return _step(home, found, remedy)
 
 
 def _way(fix: Fix) -> Way:
@@ -109,8 +109,8 @@ def _shortener(home: Home, fix: Fix) -> Any:
     return repairs.fitting(tokenizer, fix.max_length or LENGTH)
 
 
-def _step(home: Home, found: versions.History, entries: Iterable[Entry], remedy: Remedy) -> StepInfo:
-    sha256, rows = store.keep(home, entries)
+def _step(home: Home, found: versions.History, remedy: Remedy) -> StepInfo:
+    sha256, rows = store.rewrite(home, found.step.sha256, remedy.apply)
     if not (remedy.removed or remedy.changed or remedy.left_out):
         message = say(N_("There is nothing to do about “{code}” here."), code=remedy.code)
         raise AfinaError(Problem("nothing_to_fix", message, say(N_("Look at the report again.")), "code", remedy.code))
@@ -158,18 +158,17 @@ def edit_row(home: Home, name: str, row: int, content: Any, version: str | None 
     """Replace a row: `content` is {"messages": […]} or {"text": …}. Raises AfinaError `row_not_found`, those of the row."""
     found = _opened(home, name, version)
     _present(found, [row])
-    entries = read(store.version_path(home, found.step.sha256)).entries()
     before = store.entries_at(home, found.step.sha256, [row])[0]
-    made = parsed(content, row, before.example)
-    changed = (replace_entry(entry, made) if entry.row == row else entry for entry in entries)
-    sha256, rows = store.keep(home, changed)
+    line = parsed(content, row, before.example).line_of_json()
+
+    def change(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[bytes, bool]]:
+        for number, old in lines:
+            whole = is_whole(old)
+            yield (line if number == row and not whole else old), not whole
+
+    sha256, rows = store.rewrite(home, found.step.sha256, change)
     step = versions.Step(0, "edit", sha256, rows, time.time(), changed=1, format=found.step.format)
     return _added(home, found, step)
-
-
-def replace_entry(entry: Entry, example: Example) -> Entry:
-    """The row that `example` makes of an entry."""
-    return Entry(entry.row, entry.line, example, None, judge(example))
 
 
 def add_rows(home: Home, name: str, contents: Sequence[Any], version: str | None = None) -> StepInfo:
@@ -178,12 +177,11 @@ def add_rows(home: Home, name: str, contents: Sequence[Any], version: str | None
     first = found.step.rows + 1
     made = [parsed(content, first + number) for number, content in enumerate(contents)]
 
-    def all_rows() -> Iterator[Entry]:
-        yield from read(store.version_path(home, found.step.sha256)).entries()
-        for example in made:
-            yield Entry(example.row, None, example, None, judge(example))
+    def change(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[bytes, bool]]:
+        yield from ((line, not is_whole(line)) for _, line in lines)
+        yield from ((example.line_of_json(), True) for example in made)
 
-    sha256, rows = store.keep(home, all_rows())
+    sha256, rows = store.rewrite(home, found.step.sha256, change)
     step = versions.Step(0, "add", sha256, rows, time.time(), added=len(made), format=found.step.format)
     return _added(home, found, step)
 
@@ -194,7 +192,7 @@ def remove_rows(home: Home, name: str, numbers: Iterable[int], version: str | No
     gone = frozenset(numbers)
     _present(found, gone)
     remedy = Remedy("", "drop", gone)
-    sha256, rows = store.keep(home, remedy.apply(read(store.version_path(home, found.step.sha256)).entries()))
+    sha256, rows = store.rewrite(home, found.step.sha256, remedy.apply)
     _refuse_nothing(rows)
     step = versions.Step(0, "remove", sha256, rows, time.time(), removed=remedy.removed, format=found.step.format)
     return _added(home, found, step)

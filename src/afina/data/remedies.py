@@ -1,4 +1,4 @@
-"""A remedy at work: rows in, rows out, and a count of what happened. Touches no file.
+"""A remedy at work: kept rows in, kept rows out, and a count of what happened. Touches no file.
 
 Which remedies there are is said in `offers`.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from afina.data import repairs
-from afina.data.entries import Entry
+from afina.data.entries import Entry, is_whole, unpack
 from afina.data.offers import Way
 
 
@@ -41,28 +41,28 @@ class Remedy:
             "shorten": lambda entry: self.shorten(entry) if self.shorten else entry,
         }
 
-    def apply(self, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """The rows as they are after the remedy, numbered anew."""
-        row = 0
-        for entry in entries:
-            if entry.row is None:
-                if entry.faults and entry.faults[0].code == self.code and self.way == "leave_out":
+    def apply(self, numbered: Iterable[tuple[int, bytes]]) -> Iterator[tuple[bytes, bool]]:
+        """(line, whether it is a row) of a version after the remedy, from (row, line) before it.
+
+        Only the rows it is for are taken apart; all others go through as they are.
+        """
+        for row, line in numbered:
+            if is_whole(line):
+                if self.way == "leave_out" and unpack(line, row).faults[0].code == self.code:
                     self.left_out += 1
                 else:
-                    yield entry
+                    yield line, False
                 continue
-            after = self._one(entry)
+            if row not in self.marks:
+                yield line, True
+                continue
+            before = unpack(line, row)
+            after = self._change[self.way](before)
             if after is None:
                 self.removed += 1
                 continue
-            self.changed += after is not entry
-            row += 1
-            yield after if after.row == row else repairs.numbered(after, row)
-
-    def _one(self, entry: Entry) -> Entry | None:
-        if entry.row not in self.marks:
-            return entry
-        return self._change[self.way](entry)
+            self.changed += after is not before
+            yield after.pack(), True
 
     def _without_fault(self, entry: Entry) -> Entry | None:
         """The row when it could be made out all the same, for instance where only a comma is missing before it."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from afina.data.conversations import ROLE_WORDS, judge
-from afina.data.entries import Entry, at_row
+from afina.data.entries import Entry
 from afina.data.examples import Example, Turn
 from afina.data.formats import convert, guess, names_of, plain_name
 from afina.data.json_rows import Record
@@ -42,12 +42,6 @@ OTHER_ROLES: dict[str, str] = {
     **dict.fromkeys(["tool_response", "tool_result", "function_response", "ipython"], "tool"),
 }
 """Roles that people write and that no format knows, by what they mean."""
-
-
-def numbered(entry: Entry, row: int) -> Entry:
-    """The same row with another number."""
-    example = None if entry.example is None else replace(entry.example, row=row)
-    return Entry(row, entry.line, example, entry.raw, [at_row(fault, row) for fault in entry.faults])
 
 
 def of(example: Example, entry: Entry) -> Entry:

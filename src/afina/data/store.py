@@ -6,9 +6,10 @@ format they came in. What a person works on may hold rows that cannot be used (s
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def keep(home: Home, entries: Iterable[Entry]) -> tuple[str, int]:
         for entry in joined(entries):
             writer.add(entry.pack(), counts=entry.row is not None)
         return writer.finish(), writer.rows
+
+
+def rewrite(
+    home: Home, sha256: str, change: Callable[[Iterator[tuple[int, bytes]]], Iterable[tuple[bytes, bool]]]
+) -> tuple[str, int]:
+    """Make a version of another: `change` gets (row, line) of it and gives (line, whether it is a row) of the new one.
+
+    Raises AfinaError `not_found`, `damaged`.
+    """
+    try:
+        with blocks.Writer(home) as writer:
+            for line, counts in change(blocks.numbered(version_path(home, sha256))):
+                writer.add(line, counts)
+            return writer.finish(), writer.rows
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise _damaged(sha256) from error
 
 
 def entries_at(home: Home, sha256: str, rows: Iterable[int]) -> list[Entry]:

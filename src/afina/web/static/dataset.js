@@ -105,11 +105,16 @@ function tell(step) {
       el("button", { class: "button small", type: "button", "data-go": step.parent }, icon("again"), t("fix.undo")))));
 }
 
+/** Ask for everything again. The rows do not wait for the report, which takes a while on a big dataset. */
 async function changed() {
   $("#diff").replaceChildren();
-  await Promise.all([showReport(), showHistory()]);
-  if (problem.selectedIndex < 0) problem.value = "";
-  await showRows();
+  const wanted = problem.value;
+  showReport().then(() => {
+    if (problem.value === wanted) return;
+    offset = 0;
+    showRows();
+  });
+  await Promise.all([showRows(), showHistory()]);
 }
 
 /** Ask the server for a change; what it answers is told, what went wrong too. */
