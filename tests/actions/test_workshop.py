@@ -258,6 +258,8 @@ def test_a_file_that_changes_later_is_noted_and_can_be_read_again(home: Home) ->
     put(home, GOOD[:3])
     history = actions.dataset_history(home, "mess.jsonl")
     assert (history.changed, history.current) == (True, 1)
+    [info] = actions.list_datasets(home)
+    assert (info.edited, info.changed, info.rows) == (True, True, 6)
     assert len(read_back(home)) == 6
     again = actions.start_again(home, "mess.jsonl")
     assert (again.changed, again.current, len(again.steps)) == (False, 2, 3)

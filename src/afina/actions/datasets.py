@@ -63,7 +63,7 @@ def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
                 report = _known(home, session, one, counter)
                 if report is None and may_look(path):
                     report = _look(home, session, one, counter)
-                found.append(_info(one, report, used.get(path.name)))
+                found.append(_info(home, one, report, used.get(path.name)))
             except FileNotFoundError:
                 continue
         names = [path.name for path in files]
@@ -98,7 +98,7 @@ def dataset(home: Home, name: str) -> tuple[DatasetInfo, Report]:
     found = find_dataset(home, name)
     report = report_on(home, found)
     with index(home) as session:
-        return _info(found, report, rows.last_use(session).get(found.name)), report
+        return _info(home, found, report, rows.last_use(session).get(found.name)), report
 
 
 def report_on(home: Home, found: Found) -> Report:
@@ -143,6 +143,13 @@ def _found(home: Home, file: Path) -> Found:
     return Found(file.name, file, current(home, file))
 
 
+def _changed(home: Home, found: Found) -> bool:
+    """Whether the file was changed after a version had been made of it."""
+    from afina.data.versions import file_changed
+
+    return found.path != found.file and file_changed(home, found.file)
+
+
 def check_dataset(home: Home, name: str, *, model: str | None = None, max_length: int | None = None) -> Report:
     """The report on a dataset or any file on this machine, counted with the tokenizer of `model` or the first at hand.
 
@@ -173,7 +180,7 @@ def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
         part.unlink(missing_ok=True)
     found = _found(home, path)
     report = report_on(home, found) if path.stat().st_size <= QUICK_BYTES else None
-    return _info(found, report, None)
+    return _info(home, found, report, None)
 
 
 def delete_dataset(home: Home, name: str) -> None:
@@ -296,10 +303,10 @@ def _check(home: Home, path: Path, counter: Counter, max_length: int | None = No
     return checked(home, path, tokenizer=counter.tokenizer, tokenizer_key=counter.mark, max_length=max_length)
 
 
-def _info(found: Found, report: Report | None, used: str | None) -> DatasetInfo:
+def _info(home: Home, found: Found, report: Report | None, used: str | None) -> DatasetInfo:
     size, modified = size_of(found.file), found.file.stat().st_mtime
     info = DatasetInfo(name=found.file.name, size=size, modified=modified, last_used=used)
-    info.edited = found.path != found.file
+    info.edited, info.changed = found.path != found.file, _changed(home, found)
     if report is not None:
         info.format, info.rows = report.format, report.rows
         info.tokens, info.answer_tokens = report.tokens, report.answer_tokens

@@ -7,6 +7,7 @@ are no rows.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import os
@@ -21,7 +22,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json, sync_folder, write_json
+from afina.core.messages import N_, say
 from afina.core.paths import STORE, Home
 from afina.data.entries import is_whole
 
@@ -75,8 +78,14 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as full:  # closing writes what was still held back
+            error = error or full
         self._draft.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = say(N_("Free some space, for example by deleting old runs."))
+            raise AfinaError(Problem("no_disk_space", say(N_("The disk is full.")), remedy), "failed") from None
 
     @property
     def rows(self) -> int:

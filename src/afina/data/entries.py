@@ -46,29 +46,32 @@ class Entry:
 
     def pack(self) -> bytes:
         """The line that keeps it, without the line's end."""
-        example = self.example
-        stored = self.faults
+        example, stored = self.example, self.faults
         if example is not None and stored:
             if _has_surrogates(example):
                 example = _whole(example)
             found = {fault.code for fault in judge(example)}
             stored = [fault for fault in stored if fault.code not in found]
-        if example is not None and not stored:
-            return example.line_of_json()
-        kept: dict[str, Any] = {"faults": [asdict(at_row(fault, 0)) for fault in stored]}  # its number is no content
+        try:
+            return example.line_of_json() if example is not None and not stored else self._broken(stored, example)
+        except TypeError:  # numbers beyond 64 bits, half characters, bytes: kept is what a person can see of them
+            seen = self.raw if example is None else example.excerpt
+            return self._broken(self.faults, None, None if seen is None else shorten(_printable(seen), 2000))
+
+    def _broken(self, faults: list[Fault], example: Example | None, seen: str | None = None) -> bytes:
+        """The line of a row that cannot be used as it is."""
+        kept: dict[str, Any] = {"faults": [asdict(at_row(fault, 0)) for fault in faults]}  # its number is no content
         if self.row is None:
             kept["whole"] = True
         if self.line is not None:
             kept["line"] = self.line
         if example is not None:
             kept["example"] = example.as_json()
+        elif seen is not None:
+            kept["raw"] = seen
         elif self.raw is not None:
             kept["raw"] = self.raw
-        try:
-            return orjson.dumps({"broken": kept})
-        except TypeError:  # numbers beyond 64 bits, half characters, bytes: what a person can see of them
-            kept["raw"] = shorten(self.raw, 2000) if self.raw is not None else None
-            return orjson.dumps({"broken": _printable(kept)})
+        return orjson.dumps({"broken": kept if seen is None else _printable(kept)})
 
     def key(self) -> bytes:
         """16 bytes that are equal for rows with the same content."""

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json, write_json
-from afina.core.locks import locked
+from afina.core.locks import FileLock
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined
 from afina.data import blocks, store
 from afina.data.cache import content
 from afina.data.mapping import read_as_remembered, remembered
+
+PATIENCE = 300.0
+"""Seconds to wait for another change; the first look at a very large file takes that long."""
 
 What = Literal["file", "fix", "edit", "add", "remove"]
 FRESH_SECONDS = 24 * 3600
@@ -88,6 +92,12 @@ def current(home: Home, file: Path) -> Path:
         return file
     path = blocks.place(home, found.step.sha256)
     return path if path.is_file() else file
+
+
+def file_changed(home: Home, file: Path) -> bool:
+    """Whether the file holds something else since that was read of which a version has been made."""
+    found = peek(home, file.name)
+    return found is not None and found.edited and _read_from(found).file != _mark(home, file)
 
 
 def history(home: Home, file: Path) -> History:
@@ -222,5 +232,14 @@ def _long(home: Home, name: str) -> Path:
     return home.store / "history" / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
 
 
-def _changing(home: Home) -> Any:
-    return locked(home.state / "datasets.lock", timeout=120)
+@contextmanager
+def _changing(home: Home) -> Iterator[None]:
+    """One change at a time. Raises AfinaError `dataset_busy` when another takes too long."""
+    lock = FileLock(home.state / "datasets.lock")
+    if not lock.acquire(PATIENCE):
+        message = say(N_("Another change of a dataset is under way."))
+        raise AfinaError(Problem("dataset_busy", message, say(N_("Try again in a moment."))), "conflict")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -72,6 +72,7 @@ class DatasetInfo(Record):
     warnings: int | None = Field(default=None, description="Kinds of problems that do not.")
     last_used: str | None = Field(default=None, description="Id of the newest run that used it.")
     edited: bool = Field(default=False, description="Whether a version made of the file is used in its place.")
+    changed: bool = Field(default=False, description="Whether the file has changed since that version was made of it.")
     status: Literal["ready", "broken"] = "ready"
 
 
