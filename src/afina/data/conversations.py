@@ -190,8 +190,10 @@ def judge(example: Example, row: Row | None = None) -> list[Fault]:
             row.add("empty_answer", say(N_("Row {row}: the text is empty."), row=row.row), "text", EMPTY)
         _characters(row, "text", example.text)
         return row.faults
-    for number, turn in enumerate(example.turns, 1):
-        _characters(row, f"messages.{number}", turn.content)
+    for name, side in (("messages", example.turns), ("chosen", example.chosen), ("rejected", example.rejected)):
+        for number, turn in enumerate(side or (), 1):
+            _characters(row, f"{name}.{number}", turn.content)
+    _writable(row, example)
     if example.chosen is not None and example.rejected is not None:
         for name, side in (("chosen", example.chosen), ("rejected", example.rejected)):
             _answers(row, side, name)
@@ -209,6 +211,22 @@ def _characters(row: Row, field: str, text: str) -> None:
             N_("Row {row}: “{field}” holds half a character, which is not valid text."), row=row.row, field=field
         )
         row.faults.append(Fault("not_utf8", message, row.row, row.line, field, excerpt=fault.excerpt))
+
+
+def _writable(row: Row, example: Example) -> None:
+    """Whether names, tools and calls, which are kept as they came, can be written down again."""
+    sides = (*example.turns, *(example.chosen or ()), *(example.rejected or ()))
+    if row.faults or not (example.tools or any(t.tool_calls or t.name or t.tool_call_id for t in sides)):
+        return
+    try:
+        example.line_of_json()
+    except TypeError as error:  # orjson's JSONEncodeError
+        if "surrogates" in str(error):
+            text = N_("Row {row}: “{field}” holds half a character, which is not valid text.")
+            row.add("not_utf8", say(text, row=row.row, field="tools"), "tools")
+        else:
+            text = N_("Row {row}: a tool or a call holds a number that is too large, or is nested too deep.")
+            row.add("wrong_type", say(text, row=row.row), "tools")
 
 
 def _answers(row: Row, turns: tuple[Turn, ...], field: str | None) -> None:
