@@ -121,6 +121,7 @@ BROKEN: list[tuple[str, bytes, str, int | None]] = [
     ("third byte.jsonl", third(b'{"instruction": "\xff", "output": "b"}'), "not_utf8", 3),
     ("third half.jsonl", third(b'{"instruction": "\\udc00", "output": "b"}'), "not_utf8", 3),
     ("third key.jsonl", third(b'{"instruction": "a", "output": "b", "output": "c"}'), "bad_json", 3),
+    ("third spaced.jsonl", third(b'{"instruction" : "a", "output" : "b", "output" : "c"}'), "bad_json", 3),
     ("third word.jsonl", third(b"hello"), "bad_json", 3),
     ("third list.jsonl", third(b"[1, 2]"), "wrong_type", 3),
     ("third null.jsonl", third(b"null"), "wrong_type", 3),

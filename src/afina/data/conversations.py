@@ -185,6 +185,8 @@ def _content(row: Row, where: str, value: Any, calls: bool) -> str | None:
 def judge(example: Example, row: Row | None = None) -> list[Fault]:
     """What is wrong with an example that has been read: answers, questions, order, characters. Adds to `row` if given."""
     row = row or Row(example.row, example.line)
+    if _plainly_good(example):
+        return row.faults
     if example.text is not None:
         if not example.text.strip():
             row.add("empty_answer", say(N_("Row {row}: the text is empty."), row=row.row), "text", EMPTY)
@@ -205,8 +207,37 @@ def judge(example: Example, row: Row | None = None) -> list[Fault]:
     return row.faults
 
 
+def _plainly_good(example: Example) -> bool:
+    """A question and an answer with nothing special about them: most rows, and quickly told."""
+    if len(example.turns) != 2 or example.tools is not None or example.chosen is not None:
+        return False
+    asked, answer = example.turns
+    return (
+        asked.role == "user"
+        and answer.role == "assistant"
+        and answer.weight == 1.0
+        and bool(asked.content.strip())
+        and bool(answer.content.strip())
+        and asked.tool_calls is answer.tool_calls is asked.name is answer.name is None
+        and asked.tool_call_id is answer.tool_call_id is None
+        and _is_text(asked.content)
+        and _is_text(answer.content)
+    )
+
+
+def _is_text(text: str) -> bool:
+    """Whether no half character is in it."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _characters(row: Row, field: str, text: str) -> None:
-    if not text.isascii() and (fault := not_text(text.replace("\0", " "), row.row, row.line)):
+    if not _is_text(text) and (fault := not_text(text.replace("\0", " "), row.row, row.line)):
         message = say(
             N_("Row {row}: “{field}” holds half a character, which is not valid text."), row=row.row, field=field
         )

@@ -124,6 +124,9 @@ def examples_of(
             yield record
             continue
         example, faults = convert(record, form, columns, mapping)
+        if not faults and example is not None:
+            yield example
+            continue
         yield from faults
         if example is not None and not any(fault.severity == "error" for fault in faults):
             yield example
@@ -151,7 +154,7 @@ def convert(
     example = _CONVERT[form](row, fields)
     if example is not None:
         judge(example, row)
-    if any(fault.severity == "error" for fault in row.faults):
+    if row.faults and any(fault.severity == "error" for fault in row.faults):
         return None, row.faults
     return example, row.faults
 
