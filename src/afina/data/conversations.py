@@ -96,7 +96,7 @@ def _turn(row: Row, where: str, number: int, message: Any) -> Turn | None:
     role = _role(row, where, number, message)
     calls = message.get("tool_calls")
     if not calls and (called := _called(message)):
-        calls, message = called, {**message, "content": None}
+        calls, message = called[0], {**message, "content": called[1]}
     if calls is not None and not isinstance(calls, list | tuple):
         row.wrong_type(f"{where}.tool_calls", calls, "list")
         calls = None
@@ -105,7 +105,7 @@ def _turn(row: Row, where: str, number: int, message: Any) -> Turn | None:
         row.missing(f"{where}.content", message)
         return None
     content = _content(row, f"{where}.{key}", message.get(key), bool(calls))
-    weight = message.get("weight")
+    weight = message.get("weight", message.get("loss_weight"))
     if weight is None:
         weight = 1.0
     elif isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1:
@@ -124,20 +124,33 @@ def _turn(row: Row, where: str, number: int, message: Any) -> Turn | None:
     )
 
 
-def _called(message: dict[str, Any]) -> list[Any] | None:
-    """Tool calls in OpenAI's shape, of ShareGPT's `function_call` turn (its value is JSON) or OpenAI's older field."""
-    call = message.get("function_call")
+def _called(message: dict[str, Any]) -> tuple[list[Any], Any] | None:
+    """Tool calls in OpenAI's shape, and the text beside them, where they come in another: ShareGPT's `function_call` turn
+    (its value is JSON), parts of the content, or OpenAI's older field."""
+    content = message.get("content", message.get("value"))
     if str(message.get("role", message.get("from"))).strip().lower() == "function_call":
-        call = message.get("content", message.get("value"))
-        if isinstance(call, str):
-            try:
-                call = orjson.loads(call)
-            except ValueError:
-                return None  # a call in some other form is learned as the text it is
-    calls = call if isinstance(call, list) else [call]
+        return _calls([content], None)
+    if isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") == "tool_call" for part in content
+    ):
+        parts = [part for part in content if isinstance(part, dict)]
+        called = [part.get("value", part.get("text")) for part in parts if part.get("type") == "tool_call"]
+        return _calls(called, [part for part in parts if part.get("type") != "tool_call"])
+    return _calls([message["function_call"]], content) if isinstance(message.get("function_call"), dict) else None
+
+
+def _calls(given: list[Any], content: Any) -> tuple[list[Any], Any] | None:
+    """None where it is no call that is known; it is then learned as the text it is."""
+    calls: list[Any] = []
+    for call in given:
+        try:
+            value = orjson.loads(call) if isinstance(call, str) else call
+        except ValueError:
+            return None
+        calls += value if isinstance(value, list) else [value]
     if not calls or not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in calls):
         return None
-    return [{"type": "function", "function": one} for one in calls]
+    return [{"type": "function", "function": one} for one in calls], content
 
 
 def _role(row: Row, where: str, number: int, message: dict[str, Any]) -> Role | None:
