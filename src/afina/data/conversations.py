@@ -231,8 +231,12 @@ def _plainly_good(example: Example) -> bool:
         and answer.weight == 1.0
         and bool(asked.content.strip())
         and bool(answer.content.strip())
-        and asked.tool_calls is answer.tool_calls is asked.name is answer.name is None
-        and asked.tool_call_id is answer.tool_call_id is None
+        and asked.tool_calls is None
+        and answer.tool_calls is None
+        and asked.name is None
+        and answer.name is None
+        and asked.tool_call_id is None
+        and answer.tool_call_id is None
         and _is_text(asked.content)
         and _is_text(answer.content)
     )
