@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,10 +40,6 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "LARGE", 1000)
     monkeypatch.setattr(parallel, "BLOCK", 20_000)
     monkeypatch.setattr(parallel, "PIECE", 7_000)
-
-
-def _dies(*_: object) -> None:
-    os._exit(1)
 
 
 def lines(count: int) -> list[bytes]:
@@ -124,8 +120,9 @@ def test_what_is_looked_through_by_one(tmp_path: Path) -> None:
     assert not parallel.suits(source)
 
 
-def test_a_process_that_dies_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "_work", _dies)
+@pytest.mark.parametrize("command", [["false"], [sys.executable, "-c", "import sys; sys.stdin.buffer.read(100)"]])
+def test_a_process_that_dies_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+    monkeypatch.setattr(parallel, "COMMAND", command)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(lines(200)))
     with pytest.raises(AfinaError) as died:

@@ -10,52 +10,16 @@ MOST = 10_000
 """Files of a folder that are read."""
 DEEP = 4
 """Levels of folders that are looked into."""
-BESIDES = frozenset(
-    [
-        "readme",
-        "license",
-        "licence",
-        "copying",
-        "notice",
-        "changelog",
-        "citation",
-        "dataset_info",
-        "dataset_infos",
-        "dataset_dict",
-        "state",
-        "manifest",
-    ]
+_NAMES = (
+    "readme license licence copying notice changelog citation dataset_info dataset_infos dataset_dict state manifest"
 )
+BESIDES = frozenset(_NAMES.split())
 """What often lies beside data, by name without ending, in lower case."""
-ENDINGS = frozenset(
-    [
-        ".py",
-        ".ipynb",
-        ".sh",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".gif",
-        ".webp",
-        ".svg",
-        ".pdf",
-        ".mp3",
-        ".wav",
-        ".mp4",
-        ".html",
-        ".css",
-        ".js",
-        ".lock",
-        ".toml",
-        ".yaml",
-        ".yml",
-        ".part",
-        ".tmp",
-        ".bak",
-        ".cff",
-        ".bib",
-    ]
+_ENDINGS = (
+    ".py .ipynb .sh .png .jpg .jpeg .gif .webp .svg .pdf .mp3 .wav .mp4 .html .css .js .lock .toml .yaml .yml "
+    ".part .tmp .bak .cff .bib"
 )
+ENDINGS = frozenset(_ENDINGS.split())
 """What holds no rows."""
 
 

@@ -34,6 +34,9 @@ ANSWERS = _words(
     "resposta saida assistente asistente hatan jawaban keluaran respons asisten"
 )
 CONTEXTS = _words("input context konteks kontekstu contexto entrada masukan")
+PAIRS = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
+"""Names of the better and the worse answer of a preference."""
+CONVERSATIONS = ("messages", "conversations", "conversation")
 FORMS: dict[str, str] = {
     "messages": N_("conversations (messages)"),
     "sharegpt": N_("conversations (ShareGPT)"),
@@ -84,14 +87,14 @@ def plain_name(name: str) -> str:
 
 def guess(fields: Fields) -> Format | None:
     """The format that a row with all these fields has, None when it has none completely."""
+    if pair_of(fields):
+        return "preference"
     if "messages" in fields:
         return "messages"
     for name in ("conversations", "conversation"):
         if name in fields:
             first = next(iter(fields[name]), None) if isinstance(fields[name], list | tuple) else None
             return "messages" if isinstance(first, dict) and "role" in first else "sharegpt"
-    if "chosen" in fields and "rejected" in fields:
-        return "preference"
     if "instruction" in fields and "output" in fields:
         return "alpaca"
     if columns_of(fields):
@@ -105,7 +108,12 @@ def guess_partly(fields: Fields) -> Format | None:
         return "alpaca"
     if any(name in fields for name in (*PROMPTS, *ANSWERS)):
         return "table"
-    return "preference" if {"chosen", "rejected"} & fields.keys() else None
+    return "preference" if any(name in fields for pair in PAIRS for name in pair) else None
+
+
+def pair_of(fields: Fields) -> Columns | None:
+    """The names of the better and the worse answer's column."""
+    return next((pair for pair in PAIRS if pair[0] in fields and pair[1] in fields), None)
 
 
 def columns_of(fields: Fields) -> Columns | None:
@@ -124,6 +132,9 @@ def examples_of(
             yield record
             continue
         example, faults = convert(record, form, columns, mapping)
+        if not faults and example is not None:
+            yield example
+            continue
         yield from faults
         if example is not None and not any(fault.severity == "error" for fault in faults):
             yield example
@@ -218,7 +229,7 @@ def _tools(row: Row, fields: Fields) -> tuple[Any, ...] | None:
 
 
 def _conversation(row: Row, fields: Fields) -> Example | None:
-    name = next((key for key in ("messages", "conversations", "conversation") if key in fields), None)
+    name = next((key for key in CONVERSATIONS if key in fields), None)
     tools = _tools(row, fields)
     row.answer = name
     if name is None or fields[name] is None:
@@ -300,9 +311,9 @@ def _table(row: Row, fields: Fields) -> Example | None:
 
 
 def _side(row: Row, fields: Fields, name: str, role: Role) -> list[Turn] | None:
-    """A column that holds a text or a list of messages."""
-    if isinstance(fields.get(name), list | tuple):
-        turns = turns_of(row, name, fields[name])
+    """A column that holds a text, a message or a list of messages."""
+    if isinstance(fields.get(name), list | tuple | dict):
+        turns = turns_of(row, name, [fields[name]] if isinstance(fields[name], dict) else fields[name])
         return None if turns is None else list(turns)
     text = _text(row, fields, name)
     return None if text is None else [Turn(role, text)]
@@ -313,18 +324,34 @@ def _plain_text(row: Row, fields: Fields) -> Example | None:
     return None if text is None else Example(text=text, row=row.row, line=row.line)
 
 
+def _asked(row: Row, fields: Fields) -> list[Turn] | None:
+    """What comes before the two answers: a prompt, a conversation, or an instruction with its input."""
+    name = next((key for key in ("prompt", *CONVERSATIONS, *PROMPTS) if fields.get(key) is not None), None)
+    turns = [] if name is None else _side(row, fields, name, "user")
+    extra = _text(row, fields, "input", required=False) if name == "instruction" else ""
+    if turns and extra and len(turns) == 1:
+        return [Turn("user", _with(turns[0].content, extra))]
+    return None if extra is None else turns
+
+
 def _preference(row: Row, fields: Fields) -> Example | None:
-    prompt = _side(row, fields, "prompt", "user") if fields.get("prompt") is not None else []
-    chosen = _side(row, fields, "chosen", "assistant")
-    rejected = _side(row, fields, "rejected", "assistant")
-    if prompt is None or chosen is None or rejected is None:
+    names = pair_of(fields) or PAIRS[0]
+    prompt = _asked(row, fields)
+    chosen, rejected = (_side(row, fields, name, "assistant") for name in names)
+    system = _text(row, fields, "system", required=False)
+    if prompt is None or chosen is None or rejected is None or system is None:
         return None
+    if not any(turn.role == "system" for turn in prompt):
+        prompt = _after_system(system, prompt)
     shared = 0  # chosen and rejected may both begin with the prompt
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     common = chosen[:shared]
     start = tuple(common if common and (not prompt or common[-len(prompt) :] == prompt) else [*prompt, *common])
-    return Example(start, row=row.row, line=row.line, chosen=tuple(chosen[shared:]), rejected=tuple(rejected[shared:]))
+    tools = _tools(row, fields)
+    return Example(
+        start, row=row.row, line=row.line, tools=tools, chosen=tuple(chosen[shared:]), rejected=tuple(rejected[shared:])
+    )
 
 
 _CONVERT: dict[Format, Callable[[Row, Fields], Example | None]] = {

@@ -79,7 +79,10 @@ def _twice(row: int, line: int, text: str, value: Any) -> Fault | None:
     """A field that stands twice in a row would lose one of its values without a word."""
     if not isinstance(value, dict):
         return None
-    if len(value) > MANY_FIELDS:
+    spaced = '" :' in text
+    if not spaced and text.count('":') == len(value):
+        return None  # as many names as fields: none stands twice
+    if spaced or len(value) > MANY_FIELDS:
         twice = min(_doubled(text), default=None)
         return None if twice is None else _said_twice(row, line, text, twice)
     for key in value:

@@ -7,46 +7,35 @@ from __future__ import annotations
 
 import io
 import os
-import signal
+import pickle
+import queue
+import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from multiprocessing import get_context
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
-from afina.data.examples import Format
 from afina.data.faults import Unreadable
-from afina.data.formats import Columns, Mapping, examples_of
-from afina.data.json_rows import json_lines
 from afina.data.lengths import Lengths
 from afina.data.readers import Source
 from afina.data.report import Gatherer
-from afina.data.scan import Stretch, look
+from afina.data.scan import Stretch
+from afina.data.tasks import FAR, Block, Task
 from afina.data.textfile import MAX_ROW
 
 LARGE = 16 * 1024 * 1024
 """From this size on it is worth starting processes."""
 BLOCK = 1024 * 1024
 PIECE = 256 * 1024
-FAR = 1_000_000
-"""Later blocks count their rows from here until it is known where they stand: no row of theirs is taken for a first."""
+COMMAND = [sys.executable, "-m", "afina.data.looker"]
+PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and those of the whole file; not for compressed files."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What every process has to know."""
-
-    form: Format
-    columns: Columns | None
-    mapping: Mapping | None
-    encoding: str
-    lengths: Lengths | None
-    compare: bool
 
 
 def processors() -> int:
@@ -75,43 +64,82 @@ def stretches(
     file = source.file
     if file is None or source.format is None:
         return
-    task = Task(source.format, source.columns, source.mapping, file.encoding, lengths, True)
+    task = Task(source.format, source.columns, source.mapping, file.encoding, lengths)
     total = source.path.stat().st_size
     rows = lines = done = 0
-    waiting: deque[tuple[Future[Stretch], int]] = deque()
-    with (
-        ProcessPoolExecutor(workers, get_context("spawn"), initializer=_begin, initargs=(task,)) as pool,
-        file.open_bytes() as raw,
-    ):
-        blocks, broken, first, begun = _blocks(raw), None, True, False
+    with _Crew(task, workers) as crew, file.open_bytes() as raw:
+        waiting: deque[tuple[Future[Stretch], bytes]] = deque()
+        blocks = _Blocks(raw)
+        while True:
+            while len(waiting) < 2 * workers and (block := blocks.following()):
+                waiting.append((crew.look(Block(block, blocks.count == 1, compare())), block))
+            if not waiting:
+                break
+            under_way, block = waiting.popleft()
+            stretch = _placed(under_way.result(), block, rows, lines, first=not done)
+            rows, lines, done = stretch.end, lines + stretch.lines_read, done + len(block)
+            yield stretch
+            if progress is not None and file.compression is None:
+                progress(min(total, done), total)
+        if blocks.broken is not None:
+            raise blocks.broken
+
+
+class _Crew:
+    """Processes that look through blocks, each fed by a thread."""
+
+    def __init__(self, task: Task, count: int) -> None:
+        self._task = task
+        self._all = [subprocess.Popen(COMMAND, **PIPES) for _ in range(count)]
+        self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(count)
+
+    def __enter__(self) -> _Crew:
+        for process in self._all:
+            self._threads.submit(self._instruct, process)
+        return self
+
+    def _instruct(self, process: subprocess.Popen[bytes]) -> None:
+        with suppress(OSError):  # it may be dead already, which the first block will find out
+            _send(process, self._task)
+        self._idle.put(process)
+
+    def look(self, block: Block) -> Future[Stretch]:
+        """Have the block looked through. The result raises AfinaError `check_failed` when the process dies."""
+        return self._threads.submit(self._ask, block)
+
+    def _ask(self, block: Block) -> Stretch:
+        process = self._idle.get()
         try:
-            while True:
-                while len(waiting) < 2 * workers and broken is None:
-                    try:
-                        block = next(blocks, None)
-                    except Unreadable as end:
-                        broken = end
-                        break
-                    if block is None:
-                        break
-                    waiting.append((pool.submit(_work, block, first, compare()), len(block)))
-                    first = False
-                if not waiting:
-                    break
-                under_way, size = waiting.popleft()
-                stretch = under_way.result()
-                stretch = _placed(stretch, rows, lines) if begun else stretch
-                begun = True
-                rows, lines, done = stretch.end, lines + stretch.lines_read, done + size
-                yield stretch
-                if progress is not None and file.compression is None:
-                    progress(min(total, done), total)
-        except BrokenProcessPool:
+            _send(process, block)
+            assert process.stdout is not None  # noqa: S101  a pipe was asked for
+            stretch: Stretch = pickle.load(process.stdout)  # noqa: S301  written by our own child
+        except (OSError, EOFError, pickle.UnpicklingError):
             raise AfinaError(_died(), "failed") from None
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    if broken is not None:
-        raise broken
+            self._idle.put(process)
+        return stretch
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            for process in self._all:
+                process.kill()  # whatever it is at, nobody waits for it any more
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._all:
+            with process:
+                try:
+                    if process.stdin is not None:
+                        process.stdin.close()
+                except OSError:
+                    process.kill()
+
+
+def _send(process: subprocess.Popen[bytes], what: Task | Block) -> None:
+    assert process.stdin is not None  # noqa: S101  a pipe was asked for
+    pickle.dump(what, process.stdin, protocol=5)
+    process.stdin.flush()
 
 
 def _died() -> Problem:
@@ -120,6 +148,25 @@ def _died() -> Problem:
         say(N_("A process that was looking through the file has ended unexpectedly.")),
         say(N_("Close other programs, for memory may have run out, and try again.")),
     )
+
+
+class _Blocks:
+    """Hands out the blocks one by one. Where the file cannot be read further they end, and `broken` says why."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._blocks = _blocks(raw)
+        self.broken: Unreadable | None = None
+        self.count = 0
+
+    def following(self) -> bytes:
+        """The next block, b"" at the end."""
+        try:
+            block = next(self._blocks, b"")
+        except Unreadable as end:
+            self.broken = end
+            return b""
+        self.count += 1
+        return block
 
 
 def _blocks(raw: io.BufferedReader) -> Iterator[bytes]:
@@ -131,7 +178,8 @@ def _blocks(raw: io.BufferedReader) -> Iterator[bytes]:
         try:
             piece = raw.read1(PIECE)  # in pieces, so that little is lost where a packed file is damaged
         except Unreadable:
-            yield b"".join(whole)
+            if whole:
+                yield b"".join(whole)
             raise
         if not piece:
             break
@@ -151,32 +199,13 @@ def _blocks(raw: io.BufferedReader) -> Iterator[bytes]:
         yield rest
 
 
-_task: list[Task] = []
-
-
-def _begin(task: Task) -> None:
-    """Get a process ready: what it has to know, and no reaction to Ctrl-C, which its parent handles."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _task[:] = [task]
-
-
-def _work(block: bytes, first: bool, compare: bool) -> Stretch:
-    """Look through one block. Its rows and lines count from FAR unless it is the first."""
-    task = _task[0]
-    encoding = task.encoding if first else "utf-8"
-    start = 0 if first else FAR
-    with io.TextIOWrapper(io.BytesIO(block), encoding, "afina-mark", newline=None) as file:
-        records = json_lines(file, start, start)
-        stretch = look(examples_of(records, task.form, task.columns, task.mapping), task.lengths, compare)
-    stretch.end = max(stretch.end, start)
+def _placed(stretch: Stretch, block: bytes, rows: int, lines: int, first: bool) -> Stretch:
+    """The stretch with its rows and lines counted from the beginning of the file, behind so many rows and lines."""
     stretch.lines_read = block.count(b"\n") + (not block.endswith(b"\n"))
     if b"\r" in block:
         stretch.lines_read += block.count(b"\r") - block.count(b"\r\n")
-    return stretch
-
-
-def _placed(stretch: Stretch, rows: int, lines: int) -> Stretch:
-    """The stretch with its rows and lines counted from the beginning of the file."""
+    if first:
+        return stretch
     found = Gatherer()
     found.merge(stretch.found, rows - FAR, lines - FAR)
     stretch.found = found

@@ -22,6 +22,8 @@ from afina.data.textfile import MAX_ROW, TextFile, too_big
 
 DELIMITERS = ",\t;|"
 BATCH = 256
+COLUMNS = 10_000
+"""A wider table is no dataset of texts, and would cost much time and memory a row."""
 
 csv.field_size_limit(MAX_ROW)
 
@@ -91,6 +93,9 @@ def read_csv(source: TextFile, dialect: Dialect) -> Records:
                 continue
             if not names:
                 names = [cell.strip() for cell in cells]
+                if len(names) > COLUMNS:
+                    message = say(N_("The table has {count} columns; a dataset of texts has a few."), count=len(names))
+                    raise Unreadable(Fault("bad_csv", message, None, line))
                 yield from _repeated(names, line)
                 continue
             row += 1
