@@ -22,7 +22,14 @@ ARROWS: dict[str, set[str]] = {
     "web": {"actions", "chat", "runs", "registry", "data", "core", "i18n"},
     "cli": {"actions", "chat", "web", "runs", "registry", "data", "core", "i18n"},
 }
-WORKERS = {"afina.runs.worker", "afina.runs.importer", "afina.runs.adder", "afina.chat.worker", "afina.engine.facts"}
+WORKERS = {
+    "afina.runs.worker",
+    "afina.runs.importer",
+    "afina.runs.adder",
+    "afina.chat.worker",
+    "afina.engine.facts",
+    "afina.data.looker",
+}
 MAY_USE_ENGINE = {"afina.runs.worker", "afina.runs.importer", "afina.chat.worker"}
 HEAVY = {"torch", "transformers", "peft", "accelerate"}
 MODULES = {

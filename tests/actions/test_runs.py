@@ -135,6 +135,9 @@ def test_a_plan_counts_what_the_run_will_do(home: Home) -> None:
     assert plan.memory
     assert {group.code for group in planned.warnings} == {"few_rows"}
     assert actions.plan_run(home, {**spec, "max_steps": 4}).plan.total_steps == 4  # type: ignore[union-attr]
+    counted = actions.plan_run(home, {**spec, "validation_rows": 5}).plan
+    assert counted is not None
+    assert (counted.rows, counted.validation_rows) == (7, 5)
     wrong = actions.plan_run(home, {**spec, "epochs": 0, "dataset": "none"}).as_json()
     assert {problem["code"] for problem in wrong["problems"]} == {"out_of_range", "dataset_not_found"}
     assert list(home.runs.iterdir()) == []

@@ -11,7 +11,9 @@ from tests.browser.conftest import Open, Studio, assert_light, serious
 
 pytestmark = pytest.mark.browser
 
-PAGES = ["/training", "/datasets", "/datasets/sums.json", "/models", "/runs", "/chat", "/api/v1/docs", "/nothing-here"]
+PAGES = [
+    "/training", "/datasets", "/datasets/sums.json", "/write", "/models", "/runs", "/chat", "/api/v1/docs", "/nothing-here",
+]  # fmt: skip
 
 
 def settle(page: Page) -> None:

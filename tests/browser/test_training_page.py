@@ -137,3 +137,16 @@ def test_a_run_outlives_the_server_and_is_stopped_with_its_best_state(studio: St
     expect(page.locator("#run [data-part=status]")).to_have_text("Stopped", timeout=PATIENCE)
     expect(page.locator("[data-part=doing]")).to_have_text("Stopped. The best state was kept.")
     expect(page.locator("#strip")).to_be_hidden()
+
+
+def test_general_examples_are_mixed_in_with_one_press(studio: Studio, open_page: Open) -> None:
+    pairs = "".join(f"Question: What is thing {n}?\nAnswer: Thing {n} is a thing.\n\n" for n in range(80))
+    (studio.home.datasets / "timor-leste.txt").write_text(pairs)
+    page = open_page(f"{studio.address}/training?dataset=sums.json")
+    page.get_by_role("button", name="Mix in 20 % general examples").click()
+    expect(page.locator('input[name="dataset"][value="timor-leste.txt"]')).to_be_checked()
+    expect(page.get_by_label("Weight of timor-leste.txt")).to_have_value("0.125")
+    expect(page.locator("#mix")).to_be_hidden()
+    page.locator("#advanced > summary").click()
+    page.locator("#f-validation_rows").fill("12")
+    expect(page.locator('[data-plan="rows"]')).to_contain_text("+ 12 to test")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
+import os
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,77 +21,42 @@ from afina.data.checks import check
 from afina.data.examples import Example
 from afina.data.faults import MANY, REMEDIES, Fault
 from afina.data.readers import read
+from tests.data.corpus import BROKEN, GOOD, zstd
 
-GOOD = {"instruction": "a", "output": "b"}
 QUICK = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
-def zipped() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("a.json", json.dumps([GOOD]))
-    return buffer.getvalue()
-
-
-CASES: list[tuple[str, bytes, str]] = [
-    ("empty.json", b"", "empty_file"),
-    ("blank.txt", b"\xef\xbb\xbf \r\n\n", "empty_file"),
-    ("list.json", b"[]", "empty_file"),
-    ("header.csv", b"question,answer\n", "empty_file"),
-    ("word.json", b"hello", "bad_json"),
-    ("number.json", b"12", "unknown_format"),
-    ("open.json", b'[{"instruction": "a", "output": "b"}', "bad_json"),
-    ("cut.json", b'[{"instruction": "a", "output": "b"}, {"instr', "bad_json"),
-    ("bracket.json", b"[", "bad_json"),
-    ("after.json", b'[{"instruction": "a", "output": "b"}] more', "bad_json"),
-    ("quotes.json", b"[{'instruction': 'a', 'output': 'b'}]", "bad_json"),
-    ("newline.json", b'[{"instruction": "a\nb", "output": "b"}]', "bad_json"),
-    ("deep.json", b"[" * 100_000, "bad_json"),
-    ("deeper.json", b'{"a":' * 100_000, "bad_json"),
-    ("deepest.jsonl", b'{"instruction": ' + b"[" * 50_000, "bad_json"),
-    ("digits.json", b'[{"instruction": ' + b"9" * 10_000 + b', "output": "b"}]', "bad_json"),
-    ("twice.jsonl", b'{"instruction": "a", "output": "b", "output": "c"}', "bad_json"),
-    ("twice.json", b'[{"instruction": "a", "output": "b", "output": "c"}]', "bad_json"),
-    ("two lists.json", json.dumps({"train": [GOOD], "test": [GOOD]}).encode(), "unknown_format"),
-    ("names.json", b'[{"one": "a", "two": "b"}]', "unknown_format"),
-    ("names.csv", b"one,two\na,b\n", "unknown_format"),
-    ("column.csv", b"one\na\nb\n", "unknown_format"),
-    ("quote.csv", b'question,answer\n"a,b\nc,d\n', "bad_csv"),
-    ("after quote.csv", b'question,answer\n"a" b,c\n', "bad_csv"),
-    ("header.csv", b"question,answer,answer\na,b,c\n", "bad_csv"),
-    ("wide.csv", b"question,answer\na,b,c\n", "bad_csv"),
-    ("latin.csv", "question,answer\nê,b\n".encode("latin-1"), "not_utf8"),
-    ("latin.jsonl", '{"instruction": "ê", "output": "b"}'.encode("latin-1"), "not_utf8"),
-    ("half.jsonl", b'{"instruction": "\\ud800", "output": "b"}', "not_utf8"),
-    ("nul.json", b'[{"instruction": "a\0", "output": "b"}]', "binary"),
-    ("sixteen.json", json.dumps([GOOD]).encode("utf-16-le"), "binary"),
-    ("noise.txt", bytes(range(256)) * 40, "binary"),
-    ("latin noise.txt", bytes(range(128, 256)) * 40, "binary"),
-    ("really.json", zipped(), "archive"),
-    ("cut.jsonl.gz", gzip.compress(json.dumps(GOOD).encode() * 50)[:-20], "bad_archive"),
-    ("bad.jsonl.gz", b"\x1f\x8b\x08\x00" + b"garbage" * 9, "bad_archive"),
-    ("bad.zst", b"\x28\xb5\x2f\xfd" + b"garbage" * 9, "bad_archive"),
-    ("bad.parquet", b"PAR1" + b"garbage" * 9 + b"PAR1", "bad_parquet"),
-    ("bad.arrow", b"ARROW1\0\0" + b"garbage" * 9, "bad_parquet"),
-    ("strings.json", b'["a", "b"]', "unknown_format"),
-    ("unpaired.sharegpt.json", b'[{"conversations": [{"from": "human", "value": "a"}]}]', "no_answer"),
-    ("prompts.csv", b"question,id\na,1\n", "missing_field"),
-    ("rejected.json", b'[{"prompt": "a", "chosen": "b"}]', "missing_field"),
-]
-
-
-@pytest.mark.parametrize(("name", "content", "code"), CASES, ids=[case[0] for case in CASES])
-def test_each_is_named(tmp_path: Path, name: str, content: bytes, code: str) -> None:
+@pytest.mark.parametrize(("name", "content", "code", "row"), BROKEN, ids=[case[0] for case in BROKEN])
+def test_each_is_named(tmp_path: Path, name: str, content: bytes, code: str, row: int | None) -> None:
     path = tmp_path / name
     path.write_bytes(content)
+    started = time.process_time()
     report = check(path)
-    assert code in [group.code for group in report.errors]
-    for group in report.errors + report.warnings:
+    assert time.process_time() - started < 5
+    found = {group.code: group for group in report.errors}
+    assert code in found
+    assert found[code].details[0].row == row
+    for group in report.errors + report.warnings + report.notes:
         assert str(group.message)
         assert str(group.remedy)
         json.dumps(group.as_json())
+    json.dumps(report.pack())
+
+
+def test_there_are_enough_of_them() -> None:
+    names = [case[0] for case in BROKEN]
+    assert len(set(names)) == len(names) > 100
+
+
+@pytest.mark.parametrize("name", [case[0] for case in BROKEN if case[3] == 3])
+def test_one_bad_row_costs_no_other(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(next(case[1] for case in BROKEN if case[0] == name))
+    read_rows = [item.row for item in read(path) if isinstance(item, Example)]
+    assert set(read_rows) - {1, 2, 4} == set()
+    assert {1, 2} <= set(read_rows)
 
 
 def test_every_code_has_its_remedy() -> None:
@@ -103,9 +67,14 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(AfinaError, match="no file") as missing:
         read(tmp_path / "nothing.json")
     assert (missing.value.code, missing.value.kind) == ("not_found", "not_found")
-    with pytest.raises(AfinaError) as folder:
-        check(tmp_path)
-    assert folder.value.code == "not_a_file"
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(AfinaError) as pipe:
+        check(tmp_path / "pipe.jsonl")
+    assert pipe.value.code == "not_a_file"
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
+    with pytest.raises(AfinaError) as loop:
+        check(tmp_path / "loop.jsonl")
+    assert loop.value.code == "not_found"
 
 
 def test_one_broken_row_hides_no_other(tmp_path: Path) -> None:
@@ -168,6 +137,12 @@ def test_damaged_binaries_do_no_harm(tmp_path: Path, places: list[tuple[float, i
         content[min(int(place * len(content)), len(content) - 1)] = byte
     path.write_bytes(content)
     check(path).as_json()
+
+
+def test_a_bomb_in_zstandard(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.jsonl.zst"
+    path.write_bytes(zstd(b'{"text": "a"}\n' + b" " * 100_000_000))
+    assert "too_big" in [group.code for group in check(path).errors]
 
 
 @pytest.mark.parametrize("lie", [False, True])

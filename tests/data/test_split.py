@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from afina.data.examples import Example, Turn
 from afina.data.mix import mix
-from afina.data.split import split
+from afina.data.split import counts, split
 
 seeds = st.integers(0, 2**32 - 1)
 shares = st.floats(0.01, 0.5)
@@ -75,3 +75,24 @@ def test_whole_weights_repeat_and_fractions_draw() -> None:
 def test_five_epochs_of_a_fifth_show_every_row_once() -> None:
     seen = Counter(row.row for epoch in range(5) for row in mix([(some(50), 0.2)], seed=1, epoch=epoch))
     assert seen == Counter(range(50))
+
+
+@settings(max_examples=80, deadline=None)
+@given(rows=numbers, more=numbers, count=st.integers(1, 50), seed=seeds)
+def test_by_count_nothing_learned_is_ever_used_to_test(rows: list[int], more: list[int], count: int, seed: int) -> None:
+    train, held = split([example(n) for n in rows], 0.1, seed, count)
+    different = len(set(rows))
+    assert len({row.key() for row in held}) == max(0, min(count, different - 1))
+    assert not {row.key() for row in train} & {row.key() for row in held}
+    assert len(train) + len(held) == len(rows)
+    later_train, _ = split([example(n) for n in rows + more], 0.1, seed, count)
+    learned = {row.key() for row in train}
+    assert different < 2 or learned - {row.key() for row in later_train} == set() or different <= count
+
+
+def test_a_count_is_divided_among_datasets_by_their_size() -> None:
+    assert counts(10, [90, 10]) == [9, 1]
+    assert counts(10, [50, 50, 50]) in ([4, 3, 3], [3, 4, 3], [3, 3, 4])
+    assert counts(None, [5, 5]) == [None, None]
+    assert counts(3, [0, 0]) == [None, None]
+    assert sum(count or 0 for count in counts(7, [3, 1000, 20])) == 7

@@ -75,6 +75,14 @@ def test_to_the_end(with_model: Home, pairs_file: Path) -> None:
     assert "finished after" in told
 
 
+def test_a_count_of_rows_is_held_back(with_model: Home, pairs_file: Path) -> None:
+    folder = folder_of(with_model, pairs_file, max_steps=2, validation_rows=7)
+    code, told = work(folder)
+    assert code == 0, told
+    plan = events_of(folder, "preflight")[0]
+    assert (plan["rows"], plan["validation_rows"]) == (33, 7)
+
+
 def test_stopped_killed_and_resumed(with_model: Home, pairs_file: Path) -> None:
     folder = folder_of(with_model, pairs_file, epochs=100, save_every=5, eval_every=5)
     process = start(folder)

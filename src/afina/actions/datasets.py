@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from afina.core.files import atomic
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
 from afina.core.spec import TrainSpec
+from afina.data.folders import data_files, size_of, state_of
+from afina.data.hub import bring, is_hub
+from afina.data.mapping import remembered
+from afina.data.revision import REVISION
 from afina.registry import models as bases
 from afina.registry import runs as rows
 from afina.registry.records import DatasetInfo
@@ -41,7 +46,7 @@ QUICK_SECONDS = 1.5
 def list_datasets(home: Home) -> list[DatasetInfo]:
     """The files in the datasets folder by name. New small files are looked through at once, large ones later."""
     until = time.monotonic() + QUICK_SECONDS
-    return _listed(home, lambda path: path.stat().st_size <= QUICK_BYTES and time.monotonic() < until)
+    return _listed(home, lambda path: size_of(path) <= QUICK_BYTES and time.monotonic() < until)
 
 
 def refresh_datasets(home: Home) -> None:
@@ -50,17 +55,18 @@ def refresh_datasets(home: Home) -> None:
 
 
 def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
-    counter = _counter(home)
+    counter = counter_of(home)
     found = []
     with index(home) as session:
         used = rows.last_use(session)
         files = dataset_files(home)
         for path in files:
             try:
-                report = _known(session, path, counter)
+                one = _found(home, path)
+                report = _known(home, session, one, counter)
                 if report is None and may_look(path):
-                    report = _look(session, path, counter)
-                found.append(_info(path, report, used.get(path.name)))
+                    report = _look(home, session, one, counter)
+                found.append(_info(home, one, report, used.get(path.name)))
             except FileNotFoundError:
                 continue
         names = [path.name for path in files]
@@ -70,42 +76,58 @@ def _listed(home: Home, may_look: Callable[[Path], bool]) -> list[DatasetInfo]:
 
 
 def dataset_files(home: Home) -> list[Path]:
-    """The files that count as datasets: not hidden, not half written, not empty folders."""
+    """The files and folders that count as datasets: not hidden, not half written, not empty."""
     if not home.datasets.is_dir():
         return []
-    files = [path for path in home.datasets.iterdir() if path.is_file() and not path.name.startswith((".", "~"))]
+    files = [
+        path
+        for path in home.datasets.iterdir()
+        if not path.name.startswith((".", "~")) and (path.is_file() or (path.is_dir() and data_files(path)))
+    ]
     return sorted((path for path in files if path.suffix != ".part"), key=lambda path: path.name.lower())
+
+
+@dataclass(frozen=True)
+class Found:
+    """A dataset: its name, the person's file, and what is read for it (that file, or the version made of it)."""
+
+    name: str
+    file: Path
+    path: Path
 
 
 def dataset(home: Home, name: str) -> tuple[DatasetInfo, Report]:
     """One dataset and the whole report on it. Raises AfinaError `dataset_not_found`."""
-    path = dataset_path(home, name)
-    report = check_file(home, path)
+    found = find_dataset(home, name)
+    report = report_on(home, found)
     with index(home) as session:
-        return _info(path, report, rows.last_use(session).get(path.name)), report
+        return _info(home, found, report, rows.last_use(session).get(found.name)), report
 
 
-def check_file(home: Home, path: Path) -> Report:
-    """The report on a file that has been found; remembered for files in the datasets folder."""
-    counter = _counter(home)
-    if path.parent != home.datasets:
-        return _check(path, counter.tokenizer)
+def report_on(home: Home, found: Found) -> Report:
+    """The report on a dataset that has been found; remembered for those in the datasets folder."""
+    counter = counter_of(home)
+    if found.file.parent != home.datasets:
+        return _check(home, found.path, counter)
     with index(home) as session:
-        return _known(session, path, counter) or _look(session, path, counter)
+        return _known(home, session, found, counter) or _look(home, session, found, counter)
 
 
-def dataset_path(home: Home, name: str, *, paths: bool = False) -> Path:
-    """The file of a dataset named `name`; with `paths` also any file on this machine. Raises AfinaError."""
+def find_dataset(home: Home, name: str, *, paths: bool = False) -> Found:
+    """The dataset named `name`; with `paths` also any file or folder on this machine, and `hub:owner/name[:split]`, which
+    is brought into the datasets folder. Raises AfinaError `dataset_not_found`."""
+    if paths and is_hub(name):
+        return _found(home, bring(home.create(), name))
     try:
         path = confined(home.datasets, name)
-        if path.is_file():
-            return path
+        if path.exists():
+            return _found(home, path)
     except AfinaError:
         if not paths:
             raise
     local = local_path(name)
-    if paths and local.is_file():
-        return local.absolute()
+    if paths and local.exists():
+        return Found(name, local.absolute(), local.absolute())
     raise AfinaError(
         Problem(
             "dataset_not_found",
@@ -118,6 +140,19 @@ def dataset_path(home: Home, name: str, *, paths: bool = False) -> Path:
     )
 
 
+def _found(home: Home, file: Path) -> Found:
+    from afina.data.versions import current
+
+    return Found(file.name, file, current(home, file))
+
+
+def _changed(home: Home, found: Found) -> bool:
+    """Whether the file was changed after a version had been made of it."""
+    from afina.data.versions import file_changed
+
+    return found.path != found.file and file_changed(home, found.file)
+
+
 def check_dataset(
     home: Home, name: str, *, model: str | None = None, max_length: int | None = None, validation: str | None = None
 ) -> Report:
@@ -126,14 +161,8 @@ def check_dataset(
     Rows longer than `max_length` (else a run's own default) and rows that also stand in the dataset `validation` are
     named. Raises AfinaError `dataset_not_found`, `model_not_found`.
     """
-    path = dataset_path(home, name, paths=True)
-    other = dataset_path(home, validation, paths=True) if validation is not None else None
-    if model is not None:
-        from afina.actions.models import resolve_model
-        from afina.data.template import ChatTokenizer
-
-        return _check(path, ChatTokenizer.load(resolve_model(home, model, paths=True).folder), max_length, other)
-    return _check(path, _counter(home).tokenizer, max_length, other)
+    other = find_dataset(home, validation, paths=True).path if validation is not None else None
+    return _check(home, find_dataset(home, name, paths=True).path, counter_of(home, model), max_length, other)
 
 
 def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
@@ -156,15 +185,23 @@ def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
         raise _cannot_write(error) from None
     finally:
         part.unlink(missing_ok=True)
-    report = check_file(home, path) if path.stat().st_size <= QUICK_BYTES else None
-    return _info(path, report, None)
+    found = _found(home, path)
+    report = report_on(home, found) if path.stat().st_size <= QUICK_BYTES else None
+    return _info(home, found, report, None)
 
 
 def delete_dataset(home: Home, name: str) -> None:
-    """Delete the file. Runs keep their own copies. Raises AfinaError `dataset_not_found`."""
-    path = dataset_path(home, name)
+    """Delete the file and the versions made of it. Runs keep theirs. Raises AfinaError `dataset_not_found`."""
+    from afina.data import versions
+
+    path = find_dataset(home, name).file
     try:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        versions.forget(home, path.name)
+        versions.tidy(home)
     except OSError as error:
         raise _cannot_write(error) from None
     with index(home) as session:
@@ -208,10 +245,15 @@ class Counter:
     mark: str
 
 
-def _counter(home: Home) -> Counter:
-    """The starter's tokenizer, else that of the first model that has one, else none."""
+def counter_of(home: Home, model: str | None = None) -> Counter:
+    """The tokenizer of `model`; without one the starter's, else that of the first model that has one, else none."""
     from afina.data.template import ChatTokenizer
 
+    if model is not None:
+        from afina.actions.models import resolve_model
+
+        folder = resolve_model(home, model, paths=True).folder
+        return Counter(ChatTokenizer.load(folder), f"{folder} auto")
     folders = [home.models / bases.STARTER]
     if home.models.is_dir():
         folders += sorted(path for path in home.models.iterdir() if not path.name.startswith("."))
@@ -234,19 +276,18 @@ def _counter(home: Home) -> Counter:
 _tokenizers: dict[str, ChatTokenizer] = {}
 
 
-def _fingerprint(path: Path, counter: Counter) -> str:
-    stat = path.stat()
-    return hashlib.sha256(
-        f"{__version__} {LENGTH} {stat.st_size} {stat.st_mtime_ns} {counter.mark}".encode()
-    ).hexdigest()
+def _fingerprint(home: Home, found: Found, counter: Counter) -> str:
+    state, mapping = state_of(found.path), remembered(home, found.file)
+    facts = f"{__version__} {LENGTH} {REVISION} {found.path.name} {state} {counter.mark} {mapping}"
+    return hashlib.sha256(facts.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _known(session: Session, path: Path, counter: Counter) -> Report | None:
+def _known(home: Home, session: Session, found: Found, counter: Counter) -> Report | None:
     """The report from an earlier look, when neither the file nor the tokenizer has changed."""
     from afina.data.report import unpack
 
-    row = session.get(DatasetRow, path.name)
-    if row is None or row.fingerprint != _fingerprint(path, counter):
+    row = session.get(DatasetRow, found.name)
+    if row is None or row.fingerprint != _fingerprint(home, found, counter):
         return None
     try:
         return unpack(row.report)
@@ -254,26 +295,29 @@ def _known(session: Session, path: Path, counter: Counter) -> Report | None:
         return None
 
 
-def _look(session: Session, path: Path, counter: Counter) -> Report:
-    """Look through a file and remember the report."""
-    mark = _fingerprint(path, counter)
-    report = _check(path, counter.tokenizer)
-    session.merge(DatasetRow(name=path.name, fingerprint=mark, report=report.pack()))
+def _look(home: Home, session: Session, found: Found, counter: Counter) -> Report:
+    """Look through a dataset and remember the report."""
+    mark = _fingerprint(home, found, counter)
+    report = _check(home, found.path, counter)
+    session.merge(DatasetRow(name=found.name, fingerprint=mark, report=report.pack()))
     session.commit()
     return report
 
 
 def _check(
-    path: Path, tokenizer: ChatTokenizer | None, max_length: int | None = None, validation: Path | None = None
+    home: Home, path: Path, counter: Counter, max_length: int | None = None, validation: Path | None = None
 ) -> Report:
-    from afina.data.checks import check
+    from afina.data.cache import checked
 
-    return check(path, tokenizer=tokenizer, max_length=max_length or LENGTH, validation=validation)
+    length = max_length or LENGTH
+    key = counter.mark
+    return checked(home, path, tokenizer=counter.tokenizer, tokenizer_key=key, max_length=length, validation=validation)
 
 
-def _info(path: Path, report: Report | None, used: str | None) -> DatasetInfo:
-    stat = path.stat()
-    info = DatasetInfo(name=path.name, size=stat.st_size, modified=stat.st_mtime, last_used=used)
+def _info(home: Home, found: Found, report: Report | None, used: str | None) -> DatasetInfo:
+    size, modified = size_of(found.file), found.file.stat().st_mtime
+    info = DatasetInfo(name=found.file.name, size=size, modified=modified, last_used=used)
+    info.edited, info.changed = found.path != found.file, _changed(home, found)
     if report is not None:
         info.format, info.rows = report.format, report.rows
         info.tokens, info.answer_tokens = report.tokens, report.answer_tokens

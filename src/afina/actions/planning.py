@@ -19,9 +19,10 @@ from afina.core.paths import Home
 from afina.core.spec import TrainSpec
 from afina.data.cache import checked
 from afina.data.examples import Example
-from afina.data.readers import read
+from afina.data.folders import size_of, state_of
+from afina.data.mapping import read_as_remembered, remembered
 from afina.data.report import Group, Report
-from afina.data.split import split
+from afina.data.split import counts, split
 from afina.data.template import ChatTokenizer
 from afina.registry import models as bases
 from afina.registry import runs as rows
@@ -61,7 +62,9 @@ def plan_run(home: Home, spec: Any, *, paths: bool = False) -> Planned:
     except AfinaError as error:
         return Planned(None, [], error.problems)
     reports = [_report(home, part, prepared, counter) for part in prepared.parts]
-    shares = [_sides(part.path, prepared.spec) for part in prepared.parts]
+    own = prepared.validation is not None
+    given = counts(None if own else prepared.spec.validation_rows, [report.rows for report in reports])
+    shares = [_sides(home, part.path, prepared.spec, count) for part, count in zip(prepared.parts, given, strict=True)]
     warnings = [group for report in reports for group in report.warnings]
     return Planned(_plan(home, prepared, reports, shares), warnings)
 
@@ -81,20 +84,22 @@ def _report(home: Home, part: Part, prepared: Prepared, counter: ChatTokenizer) 
     )
 
 
-def _sides(path: Path, spec: TrainSpec) -> tuple[int, int]:
+def _sides(home: Home, path: Path, spec: TrainSpec, count: int | None) -> tuple[int, int]:
     """Rows for training and for validation of one dataset."""
-    stat = path.stat()
     share = 0.0 if spec.validation_dataset else spec.validation_share
-    return _split(path, stat.st_size, stat.st_mtime_ns, share, spec.seed)
+    return _split(home, path, size_of(path), f"{state_of(path)} {remembered(home, path)}", share, spec.seed, count)
 
 
 @lru_cache(maxsize=256)
-def _split(path: Path, size: int, _modified: int, share: float, seed: int) -> tuple[int, int]:
-    examples = (item for item in read(path) if isinstance(item, Example))
+def _split(
+    home: Home, path: Path, size: int, _state: str, share: float, seed: int, count: int | None
+) -> tuple[int, int]:
+    examples = (item for item in read_as_remembered(home, path) if isinstance(item, Example))
     if size > SPLIT_BYTES:
-        count = sum(1 for _ in examples)
-        return count - round(count * share), round(count * share)
-    train, validation = split(examples, share, seed)
+        rows = sum(1 for _ in examples)
+        held = round(rows * share) if count is None else min(count, rows - 1)
+        return rows - held, held
+    train, validation = split(examples, share, seed, count)
     return len(train), len(validation)
 
 
@@ -111,7 +116,7 @@ def _plan(home: Home, prepared: Prepared, reports: list[Report], shares: list[tu
         answers += round((report.answer_tokens or 0) * share)
         cut += round((report.cut_tokens or 0) * share)
     if prepared.validation is not None:
-        validation = sum(1 for item in read(prepared.validation.path) if isinstance(item, Example))
+        validation = sum(1 for item in read_as_remembered(home, prepared.validation.path) if isinstance(item, Example))
     steps = arithmetic.steps(used, spec.examples_per_step, spec.epochs, spec.max_steps)
     passes = steps.total / steps.per_epoch if steps.per_epoch else 0.0
     longest = max((report.longest or 0 for report in reports), default=0)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import psutil
 
 from afina import __version__
-from afina.actions.datasets import check_file, dataset_path
+from afina.actions.datasets import Found, find_dataset, report_on
 from afina.actions.models import ModelRef, resolve_model
 from afina.core.errors import AfinaError, Problem
 from afina.core.events import Phase
@@ -36,11 +36,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Part:
-    """A dataset of the run: its file and how much of it is used."""
+    """A dataset of the run: what is read for it, the person's file it came from, and how much of it is used."""
 
     name: str
     weight: float
     path: Path
+    file: Path
 
 
 @dataclass
@@ -108,14 +109,14 @@ def prepare(home: Home, spec: Any, *, paths: bool = False) -> Prepared:
     model = _tried(problems, lambda: resolve_model(home, model_name, paths=paths)) if model_name else None
     reports: dict[Path, Any] = {}
     parts = [
-        Part(name, weight, path)
+        Part(name, weight, found.path, found.file)
         for name, weight in names
-        if (path := _checked(problems, reports, home, name, "dataset", paths)) is not None
+        if (found := _checked(problems, reports, home, name, "dataset", paths)) is not None
     ]
     validation = None
     if validation_name:
-        path = _checked(problems, reports, home, validation_name, "validation_dataset", paths)
-        validation = Part(validation_name, 1.0, path) if path is not None else None
+        held = _checked(problems, reports, home, validation_name, "validation_dataset", paths)
+        validation = Part(validation_name, 1.0, held.path, held.file) if held is not None else None
     if problems or parsed is None or model is None:
         raise AfinaError(problems)
     return Prepared(parsed, model, parts, validation, reports)
@@ -150,11 +151,11 @@ def _tried(problems: list[Problem], make: Callable[[], T]) -> T | None:
 
 def _checked(
     problems: list[Problem], reports: dict[Path, Any], home: Home, name: str, field_name: str, paths: bool
-) -> Path | None:
-    """The dataset's file when it can be trained on; its problems are gathered otherwise."""
+) -> Found | None:
+    """The dataset when it can be trained on; its problems are gathered otherwise."""
     try:
-        path = dataset_path(home, name, paths=paths)
-        report = reports[path] = check_file(home, path)
+        found = find_dataset(home, name, paths=paths)
+        report = reports[found.path] = report_on(home, found)
     except AfinaError as error:
         problems.extend(replace(problem, field=field_name) for problem in error.problems)
         return None
@@ -162,13 +163,13 @@ def _checked(
         problems.append(
             Problem(
                 group.code,
-                say(N_("{dataset}: {problem}"), dataset=path.name, problem=group.message),
+                say(N_("{dataset}: {problem}"), dataset=found.file.name, problem=group.message),
                 group.remedy,
                 field_name,
                 name,
             )
         )
-    return None if report.errors else path
+    return None if report.errors else found
 
 
 def new_id(created: float) -> str:
@@ -179,7 +180,7 @@ def new_id(created: float) -> str:
 
 def _made_name(prepared: Prepared) -> str:
     """A name from dataset and method: timor-leste-lora."""
-    stem = re.sub(r"[^\w.-]+", "-", prepared.parts[0].path.stem).strip("-.") or "run"
+    stem = re.sub(r"[^\w.-]+", "-", prepared.parts[0].file.stem).strip("-.") or "run"
     return f"{stem[:60]}-{prepared.spec.method}"
 
 
@@ -202,7 +203,7 @@ def _frozen(frozen: Any, part: Part) -> dict[str, Any]:
         "sha256": frozen.sha256,
         "format": frozen.format,
         "rows": frozen.rows,
-        "path": str(part.path),
+        "path": str(part.file),
     }
 
 

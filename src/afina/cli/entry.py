@@ -25,7 +25,7 @@ COMMANDS: dict[str, str] = {
     "train": N_("Fine-tune a model on a dataset."),
     "runs": N_("List, show, stop, resume and delete runs."),
     "models": N_("List, add and remove models."),
-    "datasets": N_("List datasets and check files."),
+    "datasets": N_("List, check, improve and export datasets."),
     "chat": N_("Talk with a model."),
     "doctor": N_("Show what this machine can do."),
 }

@@ -9,6 +9,8 @@ from pathlib import Path
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 
+STORE = "datasets.store"
+"""The folder of a home that holds what datasets were, version by version."""
 RESERVED = {"con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))}
 
 
@@ -40,8 +42,8 @@ class Home:
 
     @property
     def store(self) -> Path:
-        """Content-addressed copies of the datasets that runs refer to."""
-        return self.root / "datasets.store"
+        """Content-addressed versions of datasets, and their histories."""
+        return self.root / STORE
 
     @property
     def database(self) -> Path:

@@ -191,6 +191,15 @@ class TrainSpec(BaseModel):
             "length",
         ),
     ] = Field(default=0.1, ge=0, le=0.5)
+    validation_rows: Annotated[
+        int | None,
+        About(
+            N_("Validation rows"),
+            N_("So many rows to test with, in place of a share. Empty: by the share."),
+            "length",
+            unit=N_("rows"),
+        ),
+    ] = Field(default=None, ge=1, le=1_000_000)
     validation_dataset: Annotated[
         str | None,
         About(
@@ -355,6 +364,7 @@ class TrainSpec(BaseModel):
 
     @field_validator(
         "validation_dataset",
+        "validation_rows",
         "name",
         "system_prompt",
         "learning_rate",

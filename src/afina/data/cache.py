@@ -8,21 +8,23 @@ from __future__ import annotations
 import hashlib
 import json
 from contextlib import suppress
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from afina.core.files import read_json, write_json
 from afina.core.paths import Home
-from afina.data.checks import check
+from afina.data.folders import data_files
+from afina.data.formats import Mapping
+from afina.data.mapping import remembered
 from afina.data.report import Report, unpack
+from afina.data.revision import REVISION
 
 if TYPE_CHECKING:
     from afina.data.template import ChatTokenizer
 
 KEPT = 500
-REVISION = 1
-"""Raised when a change of the checks makes older reports wrong."""
 
 
 def checked(
@@ -41,24 +43,26 @@ def checked(
     `tokenizer_key` names the tokenizer and template (for instance the model's folder and the template's name); without it
     nothing that depends on a tokenizer is cached.
     """
-    if (tokenizer is not None and not tokenizer_key) or not path.is_file():
-        return _check(path, tokenizer, max_length, validation, train_on, system_prompt)
+    mapping = remembered(home, path)
+    if (tokenizer is not None and not tokenizer_key) or not path.exists():
+        return _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping)
     facts = [
         REVISION,
-        _content(path),
+        content(path),
         path.suffix.lower(),
         tokenizer_key if tokenizer is not None else None,
         max_length,
-        _content(validation) if validation is not None and validation.is_file() else None,
+        content(validation) if validation is not None and validation.exists() else None,
         train_on,
         system_prompt,
+        None if mapping is None else asdict(mapping),
     ]
     name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     place = home.state / "reports" / f"{name}.json"
     try:
         return unpack(read_json(place))
     except (OSError, ValueError, KeyError, TypeError):
-        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt)
+        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping)
     write_json(place, report.pack())
     _prune(place.parent)
     return report
@@ -71,7 +75,10 @@ def _check(
     validation: Path | None,
     train_on: str,
     system_prompt: str | None,
+    mapping: Mapping | None,
 ) -> Report:
+    from afina.data.checks import check
+
     return check(
         path,
         tokenizer=tokenizer,
@@ -79,11 +86,15 @@ def _check(
         validation=validation,
         train_on=train_on,
         system_prompt=system_prompt,
+        mapping=mapping,
     )
 
 
-def _content(path: Path) -> str:
-    """The hash of a file's bytes, remembered while its size and time of change stay."""
+def content(path: Path) -> str:
+    """The hash of a file's bytes, or of all files of a folder; remembered while sizes and times of change stay."""
+    if path.is_dir():
+        parts = [f"{file.relative_to(path).as_posix()} {content(file)}" for file in data_files(path)]
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
     about = path.stat()
     return _hash(path.absolute(), about.st_size, about.st_mtime_ns, about.st_ino)
 

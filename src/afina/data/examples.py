@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 import orjson
 
+from afina.data.faults import shorten
+
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 Format = Literal["pairs", "plain", "alpaca", "table", "messages", "sharegpt", "text", "preference"]
@@ -76,6 +78,11 @@ class Example:
     def answers(self) -> list[Turn]:
         """The turns that can be learned: what the assistant said, unless its weight is 0."""
         return [turn for turn in self.turns if turn.role == "assistant" and turn.weight > 0]
+
+    @property
+    def excerpt(self) -> str:
+        """Its beginning on one line, for messages."""
+        return shorten(self.text if self.text is not None else " / ".join(turn.content[:200] for turn in self.turns))
 
     def as_json(self) -> dict[str, Any]:
         """The canonical form: {"messages": […]}, {"text": …} or {"prompt", "chosen", "rejected"}. No row, no line."""

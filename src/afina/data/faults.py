@@ -6,16 +6,29 @@ A `Fault` is one finding in one row. `checks.py` gathers faults into groups; the
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from afina.core.messages import N_, Message, say
 
-Severity = Literal["error", "warning"]
+Severity = Literal["error", "warning", "note"]
 
 WARNINGS: frozenset[str] = frozenset(
-    {"empty_prompt", "bad_turn_order", "stray_text", "too_long", "duplicate", "leak", "few_rows", "constant_answer"}
+    [
+        "empty_prompt",
+        "bad_turn_order",
+        "stray_text",
+        "too_long",
+        "duplicate",
+        "near_duplicate",
+        "leak",
+        "few_rows",
+        "constant_answer",
+        "secret",
+        "personal_data",
+    ]
 )
+NOTES: frozenset[str] = frozenset({"language"})
 
 REMEDIES: dict[str, str] = {
     "not_utf8": N_("Save the file as UTF-8: in most editors that is a choice under “Save as”."),
@@ -46,9 +59,13 @@ REMEDIES: dict[str, str] = {
     "stray_text": N_("Put a label such as “Question:” or “Answer:” in front, or delete the text."),
     "too_long": N_("Choose a larger maximum length, or make these rows shorter."),
     "duplicate": N_("Take the repeated rows out, unless they should count more."),
+    "near_duplicate": N_("Look at a few of these pairs; where they say the same, keep the better one."),
     "leak": N_("Take these rows out of one of the two datasets."),
     "few_rows": N_("Add examples if you can, and watch the validation loss."),
     "constant_answer": N_("Add examples with other answers, or take most of these out."),
+    "secret": N_("Replace it with a made-up value, or take the row out; a model can repeat what it has read."),
+    "personal_data": N_("Replace it with made-up data, unless the person agrees; a model can repeat what it has read."),
+    "language": N_("Nothing needs to be done; the model learns to answer in these languages."),
     "template_mismatch": N_("Choose another chat template, or change the row."),
 }
 
@@ -71,6 +88,9 @@ MANY: dict[str, str] = {
     "bad_turn_order": N_("{count} rows do not let user and assistant take turns; the first is row {row}."),
     "stray_text": N_("{count} passages stand outside any example and are left out, the first in line {line}."),
     "duplicate": N_("{count} rows repeat an earlier row (e.g. row {row} = row {earlier})."),
+    "near_duplicate": N_("{count} rows say nearly the same as an earlier row (e.g. row {row} and row {earlier})."),
+    "secret": N_("{count} rows look like they hold a password or key; the first is row {row} ({kind})."),
+    "personal_data": N_("{count} rows look like they hold personal data; the first is row {row} ({kind})."),
     "leak": N_("{count} rows also stand in the validation dataset; validation loss would look too good."),
     "template_mismatch": N_("{count} rows do not fit the model's chat template; the first is row {row}."),
 }
@@ -80,7 +100,10 @@ EXCERPT = 160
 
 @dataclass(frozen=True)
 class Fault:
-    """One finding. `row` counts from 1 (None: the file as a whole); `value` is what was found, shortened."""
+    """One finding. `row` counts from 1 (None: the file as a whole); `value` is what was found, shortened.
+
+    file: where a dataset is a folder, the file in it; rows then count through all files, lines within each.
+    """
 
     code: str
     message: Message
@@ -89,10 +112,11 @@ class Fault:
     field: str | None = None
     value: str | None = None
     excerpt: str | None = None
+    file: str | None = None
 
     @property
     def severity(self) -> Severity:
-        """Errors block a run; warnings do not."""
+        """Errors block a run; warnings do not; notes only tell."""
         return severity(self.code)
 
     @property
@@ -103,12 +127,33 @@ class Fault:
 
 def severity(code: str) -> Severity:
     """Whether findings of this code block a run."""
-    return "warning" if code in WARNINGS else "error"
+    return "warning" if code in WARNINGS else "note" if code in NOTES else "error"
 
 
 def remedy(code: str) -> Message:
     """What to do about findings of this code."""
     return Message(REMEDIES[code])
+
+
+def moved(fault: Fault, rows: int, lines: int = 0) -> Fault:
+    """The same finding, further down by so many rows and lines: for what was read as a part of something larger."""
+    if not rows and not lines:
+        return fault
+    values = dict(fault.message.values)
+    for name, by in (("row", rows), ("line", lines), ("last", rows if "form" in values else lines)):
+        if isinstance(values.get(name), int):
+            values[name] += by
+    return replace(
+        fault,
+        message=Message(fault.message.template, values),
+        row=None if fault.row is None else fault.row + rows,
+        line=None if fault.line is None else fault.line + lines,
+    )
+
+
+def in_file(fault: Fault, name: str) -> Fault:
+    """The same finding, with the name of the file of a folder in its sentence."""
+    return replace(fault, message=say(N_("{file}: {problem}"), file=name, problem=fault.message), file=name)
 
 
 class Unreadable(Exception):  # noqa: N818 - it carries a finding, it is not an error of the program

@@ -5,7 +5,9 @@ Names of fields are compared in lower case, without accents, spaces as underscor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import abc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +17,7 @@ from afina.core.messages import N_, Message, say
 from afina.data.conversations import Row, judge, turns_of
 from afina.data.examples import Example, Format, Role, Turn
 from afina.data.faults import Fault, shorten, shown
-from afina.data.json_rows import Record
+from afina.data.json_rows import Record, Records
 from afina.data.labels import SIDES, plain_word
 
 
@@ -32,6 +34,9 @@ ANSWERS = _words(
     "resposta saida assistente asistente hatan jawaban keluaran respons asisten"
 )
 CONTEXTS = _words("input context konteks kontekstu contexto entrada masukan")
+PAIRS = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
+"""Names of the better and the worse answer of a preference."""
+CONVERSATIONS = ("messages", "conversations", "conversation")
 FORMS: dict[str, str] = {
     "messages": N_("conversations (messages)"),
     "sharegpt": N_("conversations (ShareGPT)"),
@@ -39,14 +44,34 @@ FORMS: dict[str, str] = {
     "alpaca": N_("instruction and output"),
     "table": N_("prompt and answer"),
     "text": N_("documents"),
+    "pairs": N_("questions and answers in a text"),
+    "plain": N_("plain text"),
 }
 """What a person calls each form of a row."""
 
-Fields = Mapping[str, Any]
+Fields = abc.Mapping[str, Any]
 Columns = tuple[str, str]
 
 
-def names_of(value: Mapping[Any, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """Which columns of a table mean what, by their plain names (see `plain_name`): a question and its answer, perhaps with
+    a system text and a context that belongs to the question; or a text alone. See `mapping.py`.
+    """
+
+    prompt: str | None = None
+    answer: str | None = None
+    text: str | None = None
+    system: str | None = None
+    context: str | None = None
+
+    @property
+    def form(self) -> Format:
+        """The format that rows read with it have."""
+        return "text" if self.text is not None else "table"
+
+
+def names_of(value: abc.Mapping[Any, Any]) -> dict[str, Any]:
     """The fields of a row under their plain names; the first one wins where two become equal."""
     plain: dict[str, Any] = {}
     for name, content in value.items():
@@ -62,14 +87,14 @@ def plain_name(name: str) -> str:
 
 def guess(fields: Fields) -> Format | None:
     """The format that a row with all these fields has, None when it has none completely."""
+    if pair_of(fields):
+        return "preference"
     if "messages" in fields:
         return "messages"
     for name in ("conversations", "conversation"):
         if name in fields:
             first = next(iter(fields[name]), None) if isinstance(fields[name], list | tuple) else None
             return "messages" if isinstance(first, dict) and "role" in first else "sharegpt"
-    if "chosen" in fields and "rejected" in fields:
-        return "preference"
     if "instruction" in fields and "output" in fields:
         return "alpaca"
     if columns_of(fields):
@@ -83,7 +108,12 @@ def guess_partly(fields: Fields) -> Format | None:
         return "alpaca"
     if any(name in fields for name in (*PROMPTS, *ANSWERS)):
         return "table"
-    return "preference" if {"chosen", "rejected"} & fields.keys() else None
+    return "preference" if any(name in fields for pair in PAIRS for name in pair) else None
+
+
+def pair_of(fields: Fields) -> Columns | None:
+    """The names of the better and the worse answer's column."""
+    return next((pair for pair in PAIRS if pair[0] in fields and pair[1] in fields), None)
 
 
 def columns_of(fields: Fields) -> Columns | None:
@@ -93,8 +123,30 @@ def columns_of(fields: Fields) -> Columns | None:
     return (prompt, answer) if prompt and answer else None
 
 
-def convert(record: Record, form: Format, columns: Columns | None = None) -> tuple[Example | None, list[Fault]]:
-    """The example of a raw row, None when one of its faults is an error. `columns`: those of a table's first whole row."""
+def examples_of(
+    records: Records, form: Format, columns: Columns | None = None, mapping: Mapping | None = None
+) -> Iterator[Example | Fault]:
+    """The examples of raw rows, each behind its warnings; a row with an error gives its faults only."""
+    for record in records:
+        if isinstance(record, Fault):
+            yield record
+            continue
+        example, faults = convert(record, form, columns, mapping)
+        if not faults and example is not None:
+            yield example
+            continue
+        yield from faults
+        if example is not None and not any(fault.severity == "error" for fault in faults):
+            yield example
+
+
+def convert(
+    record: Record, form: Format, columns: Columns | None = None, mapping: Mapping | None = None
+) -> tuple[Example | None, list[Fault]]:
+    """The example of a raw row as far as it can be made out, and what is wrong with it; one with an error is not for use.
+
+    `columns`: those of a table's first whole row.
+    """
     row = Row(record.row, record.line, record.value)
     row.columns = columns
     if not isinstance(record.value, dict):
@@ -102,16 +154,24 @@ def convert(record: Record, form: Format, columns: Columns | None = None) -> tup
         row.add("wrong_type", message, None, shown(record.value))
         return None, row.faults
     fields = names_of(record.value)
-    other = guess(fields)
+    if mapping is not None:
+        fields = _mapped(fields, mapping)
+        row.names = {name: getattr(mapping, name) for name in ("prompt", "answer", "text", "system", "context")}
+        row.columns = ("prompt", "answer")
+    other = None if mapping is not None else guess(fields)
     if other is not None and other != form and not _also(fields, form):
         row.add("mixed_formats", _mixed(record.row, form, other), None, other)
         form = other
     example = _CONVERT[form](row, fields)
     if example is not None:
         judge(example, row)
-    if any(fault.severity == "error" for fault in row.faults):
-        return None, row.faults
     return example, row.faults
+
+
+def _mapped(fields: Fields, mapping: Mapping) -> dict[str, Any]:
+    """The fields that a mapping speaks of, under the names that say what they mean."""
+    names = {name: getattr(mapping, name) for name in ("prompt", "answer", "text", "system", "context")}
+    return {name: fields[column] for name, column in names.items() if column is not None and column in fields}
 
 
 def _also(fields: Fields, form: Format) -> bool:
@@ -169,7 +229,7 @@ def _tools(row: Row, fields: Fields) -> tuple[Any, ...] | None:
 
 
 def _conversation(row: Row, fields: Fields) -> Example | None:
-    name = next((key for key in ("messages", "conversations", "conversation") if key in fields), None)
+    name = next((key for key in CONVERSATIONS if key in fields), None)
     tools = _tools(row, fields)
     row.answer = name
     if name is None or fields[name] is None:
@@ -230,7 +290,7 @@ def _history(row: Row, value: Any) -> list[Turn] | None:
 
 
 def _table(row: Row, fields: Fields) -> Example | None:
-    columns = columns_of(fields) or row.columns
+    columns = row.columns if row.names else columns_of(fields) or row.columns
     if columns is None:
         has_answer = any(name in fields for name in ANSWERS if SIDES.get(name) != "input")
         row.missing("prompt" if has_answer else "answer", fields)
@@ -251,9 +311,9 @@ def _table(row: Row, fields: Fields) -> Example | None:
 
 
 def _side(row: Row, fields: Fields, name: str, role: Role) -> list[Turn] | None:
-    """A column that holds a text or a list of messages."""
-    if isinstance(fields.get(name), list | tuple):
-        turns = turns_of(row, name, fields[name])
+    """A column that holds a text, a message or a list of messages."""
+    if isinstance(fields.get(name), list | tuple | dict):
+        turns = turns_of(row, name, [fields[name]] if isinstance(fields[name], dict) else fields[name])
         return None if turns is None else list(turns)
     text = _text(row, fields, name)
     return None if text is None else [Turn(role, text)]
@@ -264,18 +324,34 @@ def _plain_text(row: Row, fields: Fields) -> Example | None:
     return None if text is None else Example(text=text, row=row.row, line=row.line)
 
 
+def _asked(row: Row, fields: Fields) -> list[Turn] | None:
+    """What comes before the two answers: a prompt, a conversation, or an instruction with its input."""
+    name = next((key for key in ("prompt", *CONVERSATIONS, *PROMPTS) if fields.get(key) is not None), None)
+    turns = [] if name is None else _side(row, fields, name, "user")
+    extra = _text(row, fields, "input", required=False) if name == "instruction" else ""
+    if turns and extra and len(turns) == 1:
+        return [Turn("user", _with(turns[0].content, extra))]
+    return None if extra is None else turns
+
+
 def _preference(row: Row, fields: Fields) -> Example | None:
-    prompt = _side(row, fields, "prompt", "user") if fields.get("prompt") is not None else []
-    chosen = _side(row, fields, "chosen", "assistant")
-    rejected = _side(row, fields, "rejected", "assistant")
-    if prompt is None or chosen is None or rejected is None:
+    names = pair_of(fields) or PAIRS[0]
+    prompt = _asked(row, fields)
+    chosen, rejected = (_side(row, fields, name, "assistant") for name in names)
+    system = _text(row, fields, "system", required=False)
+    if prompt is None or chosen is None or rejected is None or system is None:
         return None
+    if not any(turn.role == "system" for turn in prompt):
+        prompt = _after_system(system, prompt)
     shared = 0  # chosen and rejected may both begin with the prompt
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
     common = chosen[:shared]
     start = tuple(common if common and (not prompt or common[-len(prompt) :] == prompt) else [*prompt, *common])
-    return Example(start, row=row.row, line=row.line, chosen=tuple(chosen[shared:]), rejected=tuple(rejected[shared:]))
+    tools = _tools(row, fields)
+    return Example(
+        start, row=row.row, line=row.line, tools=tools, chosen=tuple(chosen[shared:]), rejected=tuple(rejected[shared:])
+    )
 
 
 _CONVERT: dict[Format, Callable[[Row, Fields], Example | None]] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
@@ -21,6 +22,8 @@ from afina.data.textfile import TextFile, lines, too_big
 
 MAX_BROKEN = 1000
 """After so many broken rows an array is given up."""
+MANY_FIELDS = 64
+"""Rows with more fields are looked through at once rather than field by field."""
 ROW_LISTS = frozenset(
     {"messages", "conversations", "conversation", "history", "tools", "chosen", "rejected", "prompt", "completion"}
 )
@@ -43,14 +46,18 @@ Records = Iterator[Record | Fault]
 
 def read_json_lines(source: TextFile) -> Records:
     """One value a line; blank lines count as lines but not as rows."""
-    row = 0
     with source.open() as file:
-        for number, text, whole in lines(file):
-            text = text.strip().removesuffix(",")
-            if not text:
-                continue
-            row += 1
-            yield too_big(row, number) if not whole else _line(row, number, text)
+        yield from json_lines(file)
+
+
+def json_lines(file: IO[str], row: int = 0, line: int = 0) -> Records:
+    """The same for an open text, behind `row` rows and `line` lines."""
+    for number, text, whole in lines(file):
+        text = text.strip().removesuffix(",")
+        if not text:
+            continue
+        row += 1
+        yield too_big(row, line + number) if not whole else _line(row, line + number, text)
 
 
 def _line(row: int, number: int, text: str) -> Record | Fault:
@@ -72,11 +79,21 @@ def _twice(row: int, line: int, text: str, value: Any) -> Fault | None:
     """A field that stands twice in a row would lose one of its values without a word."""
     if not isinstance(value, dict):
         return None
+    spaced = '" :' in text
+    if not spaced and text.count('":') == len(value):
+        return None  # as many names as fields: none stands twice
+    if spaced or len(value) > MANY_FIELDS:
+        twice = min(_doubled(text), default=None)
+        return None if twice is None else _said_twice(row, line, text, twice)
     for key in value:
         if text.count(f'"{key}":') > 1 and key in _doubled(text):
-            message = say(N_("Row {row}: the field “{field}” stands twice."), row=row, field=shorten(key, 60))
-            return Fault("bad_json", message, row, line, shorten(key, 60), excerpt=shorten(text))
+            return _said_twice(row, line, text, key)
     return None
+
+
+def _said_twice(row: int, line: int, text: str, key: str) -> Fault:
+    message = say(N_("Row {row}: the field “{field}” stands twice."), row=row, field=shorten(key, 60))
+    return Fault("bad_json", message, row, line, shorten(key, 60), excerpt=shorten(text))
 
 
 def _doubled(text: str) -> set[str]:
@@ -92,7 +109,7 @@ def _doubled(text: str) -> set[str]:
         json.JSONDecoder(object_pairs_hook=collect).raw_decode(text)
     except (ValueError, RecursionError):
         return set()
-    return {name for name in names if names.count(name) > 1}
+    return {name for name, count in Counter(names).items() if count > 1}
 
 
 def read_json(source: TextFile) -> Records:

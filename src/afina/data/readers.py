@@ -1,41 +1,32 @@
-"""A file in, examples out: what kind of file it is, found by its content, and one lazy walk through its rows.
+"""A file or a folder in, examples out: what kind of file it is, found by its content, and one lazy walk through its rows.
 
 `read(path)` never fails because of what stands in the file: that comes out of the walk as faults.
 """
 
 from __future__ import annotations
 
-import re
+import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
-import orjson
-
-from afina.core.messages import N_, say
+from afina.core.messages import N_, Message, say
+from afina.data.blocks import numbered, sha_of
+from afina.data.containers import Container, find_container
 from afina.data.conversations import judge
+from afina.data.entries import Entry, unpack
 from afina.data.examples import Example, Format
-from afina.data.faults import Fault, Unreadable
-from afina.data.formats import Columns, columns_of, convert, guess, guess_partly, names_of, unknown
+from afina.data.faults import Fault, Unreadable, in_file, moved, shorten
+from afina.data.folders import data_files
+from afina.data.formats import FORMS, Columns, Mapping, columns_of, convert, guess, guess_partly, names_of, unknown
 from afina.data.json_rows import Record, Records, read_json, read_json_lines
-from afina.data.tables import Dialect, find_dialect, header, read_arrow, read_csv
-from afina.data.text_pairs import looks_labelled, read_pairs, read_plain
+from afina.data.tables import Dialect, find_dialect, read_arrow, read_csv
+from afina.data.text_pairs import read_pairs, read_plain
 from afina.data.textfile import HEAD, TextFile, look
 
-Container = Literal["json", "jsonl", "csv", "parquet", "arrow", "arrow_stream", "pairs", "plain"]
 PEEK = 200
 """Rows looked at to find the format."""
-
-_JSON_START = re.compile(r"\[\s*(?:[\[{\]\"]|$)|\{\s*(?:[\"'}]|$)")
-_MAGIC: list[tuple[bytes, str]] = [
-    (b"PK\x03\x04", "zip"),
-    (b"7z\xbc\xaf\x27\x1c", "7z"),
-    (b"Rar!", "rar"),
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\x00", "xz"),
-]
 
 
 @dataclass(frozen=True)
@@ -53,36 +44,53 @@ class Source:
     dialect: Dialect = field(default_factory=Dialect)
     columns: Columns | None = None
     fault: Fault | None = None
+    mapping: Mapping | None = None
 
     def __iter__(self) -> Iterator[Example | Fault]:
+        yield from usable(self.entries())
+
+    def entries(self) -> Iterator[Entry]:
+        """Every row whether or not it can be used, and the findings on the file as a whole where they are made."""
         if self.fault is not None:
-            yield self.fault
+            yield Entry(None, faults=[self.fault])
             return
         try:
-            yield from self._examples()
+            yield from self._entries()
         except Unreadable as end:
-            yield end.fault
+            yield Entry(end.fault.row, end.fault.line, faults=[end.fault])
 
-    def _examples(self) -> Iterator[Example | Fault]:
-        if self.file is not None and self.container in ("pairs", "plain"):
+    def _entries(self) -> Iterator[Entry]:
+        if self.container == "version":
+            yield from _version(self.path)
+        elif self.file is not None and self.container in ("pairs", "plain"):
             for item in read_pairs(self.file) if self.container == "pairs" else read_plain(self.file):
-                yield from [item] if isinstance(item, Fault) else _judged(item)
-            return
-        unknown_names: list[str] = []
-        good = 0
+                if isinstance(item, Fault):
+                    yield Entry(item.row, item.line, faults=[item])
+                else:
+                    yield Entry(item.row, item.line, item, faults=judge(item))
+        elif self.format is not None:
+            for record in self.records():
+                if isinstance(record, Fault):
+                    yield Entry(record.row, record.line, faults=[record])
+                    continue
+                example, faults = convert(record, self.format, self.columns, self.mapping)
+                yield Entry(record.row, record.line, example, record.value if example is None else None, faults)
+        else:
+            for fault in self._unknown():
+                yield Entry(fault.row, fault.line, faults=[fault])
+
+    def _unknown(self) -> Iterator[Fault]:
+        """What is wrong with single rows, and that no row has a form that is known."""
+        names: list[str] = []
+        some = False
         for record in self.records():
             if isinstance(record, Fault):
                 yield record
-            elif self.format is None:
-                good += 1
-                unknown_names = unknown_names or _names(record)
             else:
-                example, faults = convert(record, self.format, self.columns)
-                yield from faults
-                if example is not None:
-                    yield example
-        if good and self.format is None:
-            yield unknown(unknown_names)
+                some = True
+                names = names or _names(record)
+        if some:
+            yield unknown(names)
 
     def records(self) -> Records:
         """The raw rows, before they are taken as a format."""
@@ -95,31 +103,139 @@ class Source:
         return read_json_lines(self.file) if self.container == "jsonl" else read_json(self.file)
 
 
-def _judged(example: Example) -> Iterator[Example | Fault]:
-    faults = judge(example)
-    yield from faults
-    if not any(fault.severity == "error" for fault in faults):
-        yield example
+@dataclass(frozen=True)
+class Folder:
+    """The files of a folder as one dataset, in the order of their names; rows count through all of them.
+
+    `format` is that of the first file that has one; a file of another format is named and left out.
+    """
+
+    path: Path
+    sources: tuple[Source, ...]
+
+    @property
+    def format(self) -> Format | None:
+        """The format of all files."""
+        return next((source.format for source in self.sources if source.format is not None), None)
+
+    def __iter__(self) -> Iterator[Example | Fault]:
+        yield from usable(self.entries())
+
+    def entries(self) -> Iterator[Entry]:
+        """Every row of every file, as `Source.entries`."""
+        if not self.sources:
+            yield Entry(None, faults=[Fault("empty_file", say(N_("There is no file with examples in the folder.")))])
+        rows = 0
+        for source in self.sources:
+            name = source.path.relative_to(self.path).as_posix()
+            if source.format is not None and source.format != self.format:
+                yield Entry(None, faults=[in_file(self._mixed(source.format), name)])
+                continue
+            last = 0
+            for entry in source.entries():
+                last = max(last, entry.row or 0)
+                yield _further(entry, rows, name)
+            rows += last
+
+    def _mixed(self, other: Format) -> Fault:
+        first = next(source for source in self.sources if source.format is not None)
+        message = say(
+            N_("the rows of this file are {other}, but those of {first} are {form}."),
+            other=Message(FORMS[other]),
+            first=first.path.name,
+            form=Message(FORMS[str(first.format)]),
+        )
+        return Fault("mixed_formats", message, value=other)
+
+
+def _further(entry: Entry, rows: int, name: str) -> Entry:
+    """A row of a file of a folder, numbered on."""
+    row = None if entry.row is None else entry.row + rows
+    example = entry.example if entry.example is None or not rows else replace(entry.example, row=row or 0)
+    return Entry(row, entry.line, example, entry.raw, [in_file(moved(fault, rows), name) for fault in entry.faults])
+
+
+def usable(entries: Iterator[Entry]) -> Iterator[Example | Fault]:
+    """The examples that a model can learn from, each behind its warnings; a row with an error gives its faults only."""
+    for entry in entries:
+        yield from entry.faults
+        if entry.usable and entry.example is not None:
+            yield entry.example
+
+
+def _version(path: Path) -> Iterator[Entry]:
+    """The rows of a version in the store."""
+    try:
+        for row, line in numbered(path):
+            yield unpack(line, row)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        message = say(N_("The file cannot be read to its end: {reason}."), reason=shorten(str(error)))
+        raise Unreadable(Fault("bad_archive", message)) from None
+
+
+def _version_format(path: Path) -> Format | None:
+    """What the first row of a version is, that can be told."""
+    for entry in Source(path, None, "version", None).entries():
+        if entry.example is not None:
+            if entry.example.text is not None:
+                return "text"
+            return "messages" if entry.example.chosen is None else "preference"
+    return None
 
 
 def _names(record: Record) -> list[str]:
     return [str(name) for name in record.value] if isinstance(record.value, dict) else []
 
 
-def read(path: Path) -> Source:
-    """Look at the file and tell its format. Raises AfinaError only when it cannot be opened at all."""
+def read(path: Path, mapping: Mapping | None = None) -> Source | Folder:
+    """Look at a file, or the files of a folder, and tell the format.
+
+    `mapping` says what the columns of a table mean whose names do not (`mapping.py` guesses, asks for and remembers it); for
+    files that are no tables it changes nothing. A file of the store is a version of a dataset: its rows have been read before.
+    Raises AfinaError only when the path cannot be opened at all.
+    """
+    if sha_of(path) and path.is_file():
+        return Source(path, _version_format(path), "version", None)
+    if path.is_dir():
+        return Folder(path, tuple(read_file(file, mapping) for file in data_files(path)))
+    return read_file(path, mapping)
+
+
+def read_file(path: Path, mapping: Mapping | None = None) -> Source:
+    """The same for one file."""
     try:
         file = look(path)
     except Unreadable as end:
         return Source(path, None, None, None, fault=end.fault)
-    container, fault = _container(file)
+    container, fault = find_container(file)
     if fault is not None:
         return Source(path, None, container, file, fault=fault)
     if container in ("pairs", "plain"):
         return Source(path, container, container, file)
     dialect = _dialect(file) if container == "csv" else Dialect()
-    form, columns = _format(Source(path, None, container, file, dialect))
-    return Source(path, form, container, file, dialect, columns)
+    raw = Source(path, None, container, file, dialect)
+    if mapping is not None and _fits(raw, mapping):
+        return replace(raw, format=mapping.form, mapping=mapping)
+    form, columns = _format(raw)
+    return replace(raw, format=form, columns=columns)
+
+
+def _fits(source: Source, mapping: Mapping) -> bool:
+    """Whether one of the first rows has the columns that must not be missing."""
+    needed = {name for name in (mapping.prompt, mapping.answer, mapping.text) if name is not None}
+    return any(needed <= names_of(row).keys() for row in first_rows(source))
+
+
+def first_rows(source: Source, count: int = PEEK) -> list[dict[str, object]]:
+    """The fields of the first rows that have any, as they stand in the file."""
+    rows: list[dict[str, object]] = []
+    try:
+        for record in islice(source.records(), count):
+            if isinstance(record, Record) and isinstance(record.value, dict):
+                rows.append(record.value)
+    except Unreadable:
+        pass  # the walk will say so
+    return rows
 
 
 def _dialect(file: TextFile) -> Dialect:
@@ -138,76 +254,3 @@ def _format(source: Source) -> tuple[Format | None, Columns | None]:
     except Unreadable:
         pass  # the walk will say so
     return next((form for row in rows if (form := guess_partly(row))), None), None
-
-
-def _container(file: TextFile) -> tuple[Container | None, Fault | None]:
-    """What kind of file it is; a fault when it is none that can be read."""
-    head = file.head
-    if file.compression is None:
-        if head.startswith(b"PAR1"):
-            return "parquet", None
-        if head.startswith(b"ARROW1"):
-            return "arrow", None
-        if head.startswith(b"\xff\xff\xff\xff") and len(head) > 8:
-            return "arrow_stream", None
-    packed = next((name for magic, name in _MAGIC if head.startswith(magic)), None)
-    if packed:
-        return None, Fault("archive", say(N_("This is an archive or office file ({kind}), not text."), kind=packed))
-    if file.encoding == "utf-8" and b"\0" in head:
-        return None, Fault("binary", say(N_("This is not a text file: it holds bytes that no text holds.")))
-    text = file.head_text()
-    if not text.strip("\ufeff \t\r\n\0"):
-        return None, Fault("empty_file", say(N_("There is nothing in the file.")))
-    if text.count("\ufffd") + sum(0xDC00 <= ord(c) <= 0xDCFF for c in text) > len(text) // 5:
-        return None, Fault("binary", say(N_("This is not a text file: it holds bytes that no text holds.")))
-    return _text_container(text, _hint(file.path)), None
-
-
-def _hint(path: Path) -> str:
-    """The extension in lower case, without that of the compression."""
-    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    return name.rpartition(".")[2] if "." in name else ""
-
-
-def _text_container(text: str, hint: str) -> Container:
-    start = text.lstrip("\ufeff \t\r\n")
-    if _JSON_START.match(start):
-        return _json_kind(start, hint in ("jsonl", "ndjson"))
-    if hint in ("jsonl", "ndjson") or (hint == "json" and not looks_labelled(text)):
-        return "jsonl" if hint != "json" or any(_is_object(line) for line in text.split("\n")[:50]) else "json"
-    if hint in ("csv", "tsv") or _is_table(text):
-        return "csv"
-    return "pairs" if looks_labelled(text) else "plain"
-
-
-def _is_table(text: str) -> bool:
-    """Whether the first line names the columns of a format. Prose that only happens to hold a comma does not."""
-    names = header(text, find_dialect(text, complete=False))
-    return (
-        len(names) > 1 and all(len(name) < 60 for name in names) and guess(names_of(dict.fromkeys(names))) is not None
-    )
-
-
-def _json_kind(text: str, lines_expected: bool) -> Container:
-    """One value a line, or a document. `text` begins with its bracket."""
-    if text[0] == "[":
-        return "json"
-    lines = [line for line in text.split("\n")[:50] if line.strip()]
-    begun = [line for line in lines if line.startswith("{") and line.strip() != "{"]
-    if lines_expected and begun and begun[0] is lines[0]:
-        return "jsonl"
-    if len(begun) < 2:
-        return "jsonl" if len(lines) == 1 and _is_object(lines[0]) and not _wraps(lines[0]) else "json"
-    return "jsonl" if any(_is_object(line) for line in begun) or len(begun) == len(lines) else "json"
-
-
-def _is_object(line: str) -> bool:
-    try:
-        return isinstance(orjson.loads(line.strip().removesuffix(",")), dict)
-    except ValueError:
-        return False
-
-
-def _wraps(line: str) -> bool:
-    value = orjson.loads(line.strip().removesuffix(","))
-    return guess(names_of(value)) is None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from array import array
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from afina.core.messages import Message
+from afina.core.messages import N_, Message, say
 from afina.data.examples import Format
-from afina.data.faults import MANY, Fault, Severity, remedy, severity
+from afina.data.faults import MANY, Fault, Severity, moved, remedy, severity
+from afina.data.offers import offers
 
+KINDS = ("errors", "warnings", "notes")
 FIRST = 20
 """Rows, lines and details named in a group; `count` counts them all."""
 
@@ -35,7 +38,12 @@ class Group:
             for f in self.details
         ]
         plain = {name: getattr(self, name) for name in ("code", "severity", "count", "rows", "lines", "excerpts")}
-        return {**plain, "message": write(self.message), "remedy": write(self.remedy), "details": details}
+        remedies = [
+            {"way": offer.way, "button": write(offer.button), "consequence": write(offer.consequence)}
+            for offer in offers(self.code, self.count)
+        ]
+        said = {"message": write(self.message), "remedy": write(self.remedy)}
+        return {**plain, **said, "details": details, "remedies": remedies}
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,9 @@ class Report:
     """What was found in a file. Numbers of tokens are None when no tokenizer was given.
 
     rows: all rows, usable or not; answer_tokens: those that are learned from; cut_tokens: those past `max_length`;
-    longest: tokens of the longest row, before any cut.
+    longest: tokens of the longest row, before any cut; lengths: [tokens at most, rows] of the rows by length; marks: for
+    each code all rows that have it, where the report is fresh (they are not packed); estimated: in a very large file tokens
+    were counted in a part of the rows, spread over the whole file, and multiplied. Rows, errors and duplicates are never estimated.
     """
 
     format: Format | None
@@ -54,6 +64,10 @@ class Report:
     longest: int | None = None
     errors: list[Group] = field(default_factory=list)
     warnings: list[Group] = field(default_factory=list)
+    lengths: list[list[int]] = field(default_factory=list)
+    marks: dict[str, array[int]] = field(default_factory=dict, compare=False, repr=False)
+    notes: list[Group] = field(default_factory=list)
+    estimated: bool = False
 
     @property
     def ok(self) -> bool:
@@ -63,14 +77,18 @@ class Report:
     def as_json(self, write: Callable[[Message], str] = str) -> dict[str, Any]:
         """A plain object; `write` turns messages into sentences."""
         counts = {
-            name: getattr(self, name) for name in ("format", "rows", "tokens", "answer_tokens", "cut_tokens", "longest")
+            name: getattr(self, name)
+            for name in ("format", "rows", "tokens", "answer_tokens", "cut_tokens", "longest", "estimated")
         }
-        errors, warnings = ([group.as_json(write) for group in groups] for groups in (self.errors, self.warnings))
-        return {**counts, "errors": errors, "warnings": warnings}
+        return {
+            **counts,
+            "lengths": self.lengths,
+            **{name: [group.as_json(write) for group in getattr(self, name)] for name in KINDS},
+        }
 
     def pack(self) -> dict[str, Any]:
         """Everything as plain JSON values, messages still untranslated; for `unpack`."""
-        return dict(_packed(asdict(self)))
+        return dict(_packed(asdict(replace(self, marks={}))))
 
 
 def _packed(value: Any) -> Any:
@@ -81,14 +99,18 @@ def _packed(value: Any) -> Any:
 
 def unpack(data: Mapping[str, Any]) -> Report:
     """The inverse of `Report.pack`. Raises KeyError or TypeError when the data has another shape."""
-    errors, warnings = ([_group(item) for item in data[name]] for name in ("errors", "warnings"))
-    return Report(**{**data, "errors": errors, "warnings": warnings})
+    return Report(**{**data, **{name: [_group(item) for item in data[name]] for name in KINDS}})
 
 
 def _group(data: Mapping[str, Any]) -> Group:
-    details = [Fault(**{**item, "message": _message(item["message"])}) for item in data["details"]]
+    details = [read_fault(item) for item in data["details"]]
     said = {name: _message(data[name]) for name in ("message", "remedy")}
     return Group(**{**data, **said, "details": details})
+
+
+def read_fault(data: Mapping[str, Any]) -> Fault:
+    """A fault that `dataclasses.asdict` has made a plain object. Raises KeyError or TypeError for another shape."""
+    return Fault(**{**data, "message": _message(data["message"])})
 
 
 def _message(data: Mapping[str, Any]) -> Message:
@@ -107,20 +129,14 @@ class Gatherer:
         self._counts: dict[str, int] = {}
         self._last: dict[str, int | None] = {}
         self._said: dict[str, Message] = {}
+        self.marks: dict[str, array[int]] = {}
 
-    def total(self, code: str, message: Message, count: int | None = None) -> None:
+    def total(self, code: str, message: Message | None, count: int | None = None) -> None:
         """Say `message` for all findings of `code`, of which there must be one; `count` when it is not what was added."""
-        self._said[code] = message
+        if message is not None:
+            self._said[code] = message
         if count is not None:
             self._counts[code] = count
-
-    def is_full(self, code: str) -> bool:
-        """Whether further findings of `code` are only counted."""
-        return len(self._faults.get(code, ())) >= FIRST
-
-    def count(self, code: str) -> None:
-        """One more row with `code`, when `is_full`."""
-        self._counts[code] += 1
 
     def add(self, fault: Fault) -> None:
         """Take one fault in. Several of one code in one row count once."""
@@ -129,7 +145,25 @@ class Gatherer:
             kept.append(fault)
         if fault.row is None or self._last.get(fault.code) != fault.row:
             self._counts[fault.code] = self._counts.get(fault.code, 0) + 1
+            if fault.row is not None:
+                self.mark(fault.code, [fault.row])
         self._last[fault.code] = fault.row
+
+    def mark(self, code: str, rows: Iterable[int]) -> None:
+        """Remember, in four bytes each, that these rows have `code`."""
+        self.marks.setdefault(code, array("I")).extend(rows)
+
+    def merge(self, later: Gatherer, rows: int, lines: int) -> None:
+        """Take in all that was found in the part that follows, which begins behind `rows` rows and `lines` lines."""
+        for code, faults in later._faults.items():
+            kept = self._faults.setdefault(code, [])
+            first = moved(faults[0], rows, lines).row
+            again = first is not None and self._last.get(code) == first  # the parts divide a row's findings
+            kept += [moved(fault, rows, lines) for fault in faults[: FIRST - len(kept)]]
+            self._counts[code] = self._counts.get(code, 0) + later._counts[code] - again
+            last = later._last[code]
+            self._last[code] = None if last is None else last + rows
+            self.mark(code, (row + rows for row in later.marks.get(code, ())[int(again) :]))
 
     def groups(self, kind: Severity) -> list[Group]:
         """The groups of one severity."""
@@ -153,6 +187,7 @@ class Gatherer:
 def _sentence(first: Fault, count: int) -> Message:
     if count == 1 or first.code not in MANY:
         return first.message
+    inner = first.message.values["problem"] if first.file else first.message
     values = {
         "count": count,
         "row": first.row or "?",
@@ -160,4 +195,5 @@ def _sentence(first: Fault, count: int) -> Message:
         "field": first.field or "–",
         "value": first.value or "–",
     }
-    return Message(MANY[first.code], {**values, **first.message.values, "count": count})
+    message = Message(MANY[first.code], {**values, **inner.values, "count": count})
+    return say(N_("{problem} The first is in {file}."), problem=message, file=first.file) if first.file else message

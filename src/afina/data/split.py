@@ -4,12 +4,15 @@ A row goes to validation when the keyed hash of its content falls under a thresh
 is still owed, so the number of rows comes out within one or two of `share`, also in small files. Only the row itself and
 the rows before it decide: appending rows never moves an earlier one. The price is that putting in or taking out a row in
 the middle may move a few of those behind it.
+
+By count it is the rows whose keyed hashes are lowest. Appending rows may then move rows from validation to training, as new
+ones take their place, but never the other way: what was once learned is never used to test.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from afina.data.examples import Example
 
@@ -17,12 +20,16 @@ SURE = 10
 """From so many different rows on there is at least one for validation."""
 
 
-def split(examples: Iterable[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
+def split(
+    examples: Iterable[Example], share: float, seed: int, count: int | None = None
+) -> tuple[list[Example], list[Example]]:
     """(training, validation), each in the order of the file; `share` of the different rows, 0 to 1, is for validation.
 
     The first row always trains, so training is never empty; a share of 0 gives no validation. Equal rows follow the first
-    of them.
+    of them. With `count` so many different rows are for validation, whatever the share, as long as one is left to train.
     """
+    if count is not None:
+        return _by_count(list(examples), count, seed)
     train: list[Example] = []
     held: list[Example] = []
     if share <= 0:
@@ -39,6 +46,25 @@ def split(examples: Iterable[Example], share: float, seed: int) -> tuple[list[Ex
             decided[key] = choice
         (held if choice else train).append(example)
     return train, held
+
+
+def _by_count(examples: list[Example], count: int, seed: int) -> tuple[list[Example], list[Example]]:
+    keys = [example.key() for example in examples]
+    different = sorted(set(keys), key=lambda key: (_uniform(key, seed), key))
+    held = set(different[: max(0, min(count, len(different) - 1))])
+    train = [example for example, key in zip(examples, keys, strict=True) if key not in held]
+    return train, [example for example, key in zip(examples, keys, strict=True) if key in held]
+
+
+def counts(total: int | None, rows: Sequence[int]) -> list[int | None]:
+    """How many of `total` validation rows each of several datasets gives, by its size; None for each when there is no total."""
+    if total is None or not sum(rows):
+        return [None] * len(rows)
+    exact = [total * size / sum(rows) for size in rows]
+    given = [int(part) for part in exact]
+    for place in sorted(range(len(rows)), key=lambda place: given[place] - exact[place])[: total - sum(given)]:
+        given[place] += 1
+    return list(given)
 
 
 def _chosen(key: bytes, seed: int, share: float, seen: int, chosen: int) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from afina.data.textfile import MAX_ROW, TextFile, too_big
 
 DELIMITERS = ",\t;|"
 BATCH = 256
+COLUMNS = 10_000
+"""A wider table is no dataset of texts, and would cost much time and memory a row."""
 
 csv.field_size_limit(MAX_ROW)
 
@@ -90,6 +93,9 @@ def read_csv(source: TextFile, dialect: Dialect) -> Records:
                 continue
             if not names:
                 names = [cell.strip() for cell in cells]
+                if len(names) > COLUMNS:
+                    message = say(N_("The table has {count} columns; a dataset of texts has a few."), count=len(names))
+                    raise Unreadable(Fault("bad_csv", message, None, line))
                 yield from _repeated(names, line)
                 continue
             row += 1
@@ -106,7 +112,7 @@ def _bad_quotes(row: int, line: int, error: csv.Error) -> Fault:
 
 
 def _repeated(names: list[str], line: int) -> Iterator[Fault]:
-    for name in dict.fromkeys(name for name in names if name and names.count(name) > 1):
+    for name in [name for name, count in Counter(names).items() if name and count > 1][:20]:
         message = say(N_("The column “{field}” stands twice in the header."), field=shorten(name, 60))
         yield Fault("bad_csv", message, None, line, shorten(name, 60))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
@@ -20,8 +20,13 @@ from tokenizers import Tokenizer
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.data.examples import Example, Turn
+from afina.data.faults import Fault
 from afina.data.jinja import BUILT_IN, Template, built_in, find_template
 from afina.data.turns import Said, forms, joined
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 State = Literal["learned", "read", "cut"]
 Span = tuple[int, int]
@@ -50,11 +55,30 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """Tokens of one example: in all, learned, past the maximum length, and those of them that would have been learned."""
+
+    tokens: int
+    answers: int
+    cut: int = 0
+    cut_answers: int = 0
+
+
+@dataclass(frozen=True)
 class Piece:
     """One token as people see it: its characters ("" where it is a part of a character already shown) and its fate."""
 
     text: str
     state: State
+
+
+@dataclass(frozen=True)
+class _Written:
+    """An example as the text that is tokenised; learned are the `spans` of it, or with `rest` all but them."""
+
+    text: str
+    spans: list[Span]
+    rest: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +104,7 @@ class ChatTokenizer:
         self._adds_bos = bool(known.get("adds_bos"))
         self.has_template: bool = bool(known.get("has_template"))
         self.source = source
+        self._origin: tuple[Path, str, datetime | None] | None = None
         self._template = Template(source, tokens, known.get("now"))
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         self._marks = {text for text in added | {tokens.get("eos_token", "")} if text.strip()} - {
@@ -116,9 +141,17 @@ class ChatTokenizer:
         stops |= _ids(_json(folder / "config.json").get("eos_token_id"))
         if (eos := tokenizer.token_to_id(tokens.get("eos_token", ""))) is not None:
             stops.add(eos)
-        return cls(
+        loaded = cls(
             tokenizer, source, tokens, adds_bos=adds_bos, has_template=own is not None, now=now, stop_ids=stops
         )  # fmt: skip
+        loaded._origin = (folder, chat_template, now)
+        return loaded
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Handed to another process, it is loaded there once more."""
+        if self._origin is None:
+            raise TypeError("only a tokenizer that was loaded from a folder can be handed to another process")
+        return ChatTokenizer.load, self._origin
 
     # ------------------------------------------------------------------ what others call
 
@@ -169,6 +202,34 @@ class ChatTokenizer:
         """Tokens of the whole example, before any cut."""
         return len(self._whole(example, "answers", system_prompt).ids)
 
+    def measure(
+        self,
+        examples: Sequence[Example],
+        max_length: int | None = None,
+        train_on: str = "answers",
+        system_prompt: str | None = None,
+    ) -> list[Counted | Fault]:
+        """What `encode` would give of each, as numbers only and much faster; documents are divided, so nothing of them is
+        cut. A Fault `template_mismatch` where the template does not take the conversation."""
+        results: list[Counted | Fault | _Written] = [self._tried(one, train_on, system_prompt) for one in examples]
+        written = [one for one in results if isinstance(one, _Written)]
+        encodings = iter(self._tokenizer.encode_batch([one.text for one in written], add_special_tokens=False))
+        for index, one in enumerate(results):
+            if isinstance(one, _Written):
+                limit = max_length if examples[index].text is None else None
+                mask = _mask(next(encodings).offsets, one)
+                learned = int(mask.sum())
+                cut = 0 if limit is None else max(0, len(mask) - limit)
+                results[index] = Counted(len(mask), learned, cut, int(mask[limit:].sum()) if cut else 0)
+        return [one for one in results if not isinstance(one, _Written)]
+
+    def _tried(self, example: Example, train_on: str, system_prompt: str | None) -> _Written | Fault:
+        try:
+            return self._as_text(example, train_on, system_prompt)
+        except AfinaError as error:
+            problem = error.problems[0]
+            return Fault("template_mismatch", problem.message, example.row, example.line, problem.field)
+
     def pieces(
         self,
         example: Example,
@@ -192,29 +253,22 @@ class ChatTokenizer:
     # ------------------------------------------------------------------ conversation → text → ids and mask
 
     def _whole(self, example: Example, train_on: str, system_prompt: str | None) -> _Whole:
+        written = self._as_text(example, train_on, system_prompt)
+        ids, offsets = self._tokenise(written.text)
+        return _Whole(written.text, ids, _mask(offsets, written).tolist(), offsets)
+
+    def _as_text(self, example: Example, train_on: str, system_prompt: str | None) -> _Written:
         if example.text is not None:
-            return self._text(example.text)
+            return self._document(example.text)
         messages = joined([*example.turns, *_chosen(example)], system_prompt)
         text, spans = self._write(messages, example.tools or None)
-        ids, offsets = self._tokenise(text)
-        if train_on == "all":
-            silent = [span for span, message in spans if not message.learned]
-            mask = [not any(_touches(token, span) for span in silent) for token in offsets]
-        else:
-            taught = [span for span, message in spans if message.learned]
-            mask = [any(_touches(token, span) for span in taught) for token in offsets]
-        if mask:
-            mask[0] = False  # nothing stands before it to predict it from
-        return _Whole(text, ids, mask, offsets)
+        silent = train_on == "all"
+        return _Written(text, [span for span, message in spans if message.learned != silent], silent)
 
-    def _text(self, text: str) -> _Whole:
+    def _document(self, text: str) -> _Written:
         """A document for continued pre-training: all of it is learned, and its end too."""
         begin = self._tokens["bos_token"] if self._adds_bos and not text.startswith(self._tokens["bos_token"]) else ""
-        whole = begin + text + self._tokens.get("eos_token", "")
-        encoding = self._tokenizer.encode(whole, add_special_tokens=False)
-        mask = [True] * len(encoding.ids)
-        mask[:1] = [False] * len(mask[:1])
-        return _Whole(whole, encoding.ids, mask, encoding.offsets)
+        return _Written(begin + text + self._tokens.get("eos_token", ""), [], rest=True)
 
     def _write(self, messages: list[Said], tools: Any) -> tuple[str, list[tuple[Span, Said]]]:
         """The conversation's text, and where in it each answer stands, from its first character to its end-of-turn token."""
@@ -318,10 +372,21 @@ def _chosen(example: Example) -> Sequence[Turn]:
     return () if chosen is None else chosen
 
 
-def _touches(token: Span, span: Span) -> bool:
-    """Whether a token covers any character of `span`; one that covers none counts where it stands."""
-    start, end = token
-    return (start < span[1] and end > span[0]) if end > start else span[0] <= start < span[1]
+def _mask(offsets: Sequence[Span], written: _Written) -> NDArray[np.bool_]:
+    """True for the tokens that are learned: those that cover any character of an answer; one that covers none counts where
+    it stands. The first never is, for nothing stands before it to predict it from."""
+    import numpy as np
+
+    places = np.array(offsets, np.int64).reshape(-1, 2)
+    starts, ends = places[:, 0], places[:, 1]
+    ends = np.maximum(ends, starts + 1)
+    mask = np.zeros(len(places), bool)
+    for start, end in written.spans:
+        mask |= (starts < end) & (ends > start)
+    if written.rest:
+        mask = ~mask
+    mask[:1] = False
+    return mask
 
 
 def _cut(whole: _Whole, max_length: int | None) -> Encoded:

@@ -57,8 +57,11 @@ class TextFile:
 
     def open(self) -> io.TextIOWrapper:
         """The text from its beginning, every line ending in "\\n". Raises Unreadable while reading."""
-        raw = _Guarded(self.path, self.compression)
-        return io.TextIOWrapper(io.BufferedReader(raw, 1 << 18), self.encoding, "afina-mark", newline=None)
+        return io.TextIOWrapper(self.open_bytes(), self.encoding, "afina-mark", newline=None)
+
+    def open_bytes(self) -> io.BufferedReader:
+        """The bytes from the beginning, decompressed. Raises Unreadable while reading."""
+        return io.BufferedReader(_Guarded(self.path, self.compression), 1 << 18)
 
     def head_text(self) -> str:
         """The first text, without a last character that the cut has halved."""

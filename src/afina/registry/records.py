@@ -71,7 +71,46 @@ class DatasetInfo(Record):
     errors: int | None = Field(default=None, description="Kinds of problems that block training.")
     warnings: int | None = Field(default=None, description="Kinds of problems that do not.")
     last_used: str | None = Field(default=None, description="Id of the newest run that used it.")
+    edited: bool = Field(default=False, description="Whether a version made of the file is used in its place.")
+    changed: bool = Field(default=False, description="Whether the file has changed since that version was made of it.")
     status: Literal["ready", "broken"] = "ready"
+
+
+class StepInfo(Record):
+    """One step in the history of a dataset: what was done, to how many rows, and the version that came of it."""
+
+    number: int
+    parent: int | None = Field(default=None, description="The step it was made from; null: read from the file.")
+    what: Literal["file", "fix", "edit", "add", "remove"]
+    code: str | None = Field(default=None, description="The problem that a remedy was for.")
+    way: str | None = Field(default=None, description="The remedy.")
+    version: str = Field(description="SHA-256 of the rows.")
+    rows: int
+    removed: int = 0
+    changed: int = 0
+    added: int = 0
+    left_out: int = Field(default=0, description="Places that could not be read and were no rows.")
+    at: float = Field(description="Seconds since 1970.")
+    current: bool = False
+    message: str
+    said: HiddenMessage = None
+
+    def in_words(self, write: Write) -> StepInfo:
+        """The same in another language."""
+        return self.model_copy(update={"message": write(self.said)}) if self.said else self
+
+
+class HistoryInfo(Record):
+    """What a dataset has been through, oldest step first."""
+
+    name: str
+    current: int = Field(description="Number of the step that training uses.")
+    changed: bool = Field(description="Whether the file in the folder has changed since it was read.")
+    steps: list[StepInfo]
+
+    def in_words(self, write: Write) -> HistoryInfo:
+        """The same in another language."""
+        return self.model_copy(update={"steps": [step.in_words(write) for step in self.steps]})
 
 
 class ModelInfo(Record):

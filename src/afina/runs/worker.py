@@ -78,7 +78,7 @@ class _Worker:
 
     def _job(self) -> Any:
         """The job that spec and manifest describe, the examples read from their frozen copies."""
-        from afina.data.split import split
+        from afina.data.split import counts, split
         from afina.data.store import open_version
         from afina.engine.loop import Job
 
@@ -88,8 +88,10 @@ class _Worker:
         own = manifest["validation"]
         train, parts = [], []
         validation = list(open_version(home, own["sha256"])) if own else []
-        for part in manifest["datasets"]:
-            learned, held = split(open_version(home, part["sha256"]), 0.0 if own else spec.validation_share, spec.seed)
+        share, rows = (0.0, None) if own else (spec.validation_share, spec.validation_rows)
+        given = counts(rows, [part["rows"] for part in manifest["datasets"]])
+        for part, count in zip(manifest["datasets"], given, strict=True):
+            learned, held = split(open_version(home, part["sha256"]), share, spec.seed, count)
             train += learned
             validation += held
             parts.append((len(learned), float(part["weight"])))

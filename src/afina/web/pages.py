@@ -1,4 +1,4 @@
-"""The pages' addresses: training and runs here, datasets, models and chat in `pages_library`.
+"""The pages' addresses: training and runs here, datasets, models and chat in `pages_datasets` and `pages_library`.
 
 A page is drawn from what `actions` tells; everything that changes something goes through the API. Knows nothing of how
 a run works.
@@ -18,13 +18,16 @@ from afina.core.messages import N_, say
 from afina.core.spec import LEARNING_RATES, TrainSpec, about
 from afina.i18n import LANGUAGES
 from afina.registry.records import DatasetInfo, ModelInfo, RunInfo
-from afina.web import form, pages_library
+from afina.web import form, pages_datasets, pages_library
 from afina.web.language import COOKIE, speaker
 from afina.web.show import home_of, in_progress, show
 
 router = APIRouter(include_in_schema=False)
+router.include_router(pages_datasets.router)
 router.include_router(pages_library.router)
 YEAR = 31_536_000
+GENERAL = "timor-leste.txt"
+"""The English sample: general questions and answers to mix in, so that a model does not forget how to answer others."""
 
 
 @router.get("/")
@@ -86,6 +89,7 @@ def training(
         from_run=source,
         run=_in_words(request, actions.get_run(home, run) if run else _current(runs)),
         first_visit=not runs,
+        general=next((item.name for item in datasets if item.name == GENERAL and not item.errors), ""),
     )
 
 

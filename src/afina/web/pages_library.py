@@ -1,8 +1,8 @@
-"""The addresses of the library: datasets, models, and the chat that tries them.
+"""The addresses of the models, and the chat that tries them.
 
-Lists that change behind the page's back (a file dropped into the folder, a model being converted) are drawn by the same
+Lists that change behind the page's back (a model being converted) are drawn by the same
 template twice: inside the page, and alone with `?part=…`, which the page asks for again and again (the ETag that every
-answer carries makes that cheap). Knows nothing of how a file is read or a model answers.
+answer carries makes that cheap). Knows nothing of how a model answers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from afina import actions
 from afina.core.messages import N_
-from afina.core.paths import Home
-from afina.core.spec import TrainSpec
 from afina.registry.records import ModelInfo
 from afina.web.language import speaker
 from afina.web.render import page
@@ -25,80 +23,7 @@ from afina.web.show import home_of, show
 
 router = APIRouter(include_in_schema=False)
 
-PAGE = 20
-LENGTH: int = TrainSpec.model_fields["max_length"].default
 STARTER = "starter"
-AT_ONCE_BYTES = 300_000
-"""A dataset up to this size is looked through while its page is drawn; a larger one after."""
-FORMATS = {
-    "pairs": N_("Text document of pairs"),
-    "plain": N_("Plain text"),
-    "alpaca": N_("Instructions and answers"),
-    "table": N_("Table of questions and answers"),
-    "messages": N_("Conversations (messages)"),
-    "sharegpt": N_("Conversations (ShareGPT)"),
-    "text": N_("Documents"),
-    "preference": N_("Preferences"),
-}
-
-
-@router.get("/datasets")
-def datasets(request: Request, part: str | None = None) -> Response:
-    """All datasets, a row a file; `?part=list` is the table alone."""
-    home = home_of(request)
-    runs = actions.list_runs(home)
-    told: dict[str, Any] = {
-        "datasets": sorted(actions.list_datasets(home), key=lambda item: item.name.casefold()),
-        "run_names": {run.id: run.name for run in runs},
-        "formats": _formats(request),
-        "folder": str(home.datasets),
-    }
-    if part == "list":
-        return page(request, "_datasets.html", **told)
-    return show(request, "datasets.html", runs=runs, **told)
-
-
-@router.get("/datasets/{name}")
-def dataset(
-    request: Request,
-    name: str,
-    part: str | None = None,
-    offset: int = Query(0, ge=0, le=10**9),
-    view: str = "turns",
-    model: str | None = None,
-) -> Response:
-    """One dataset: its problems first, then its rows. Both are also parts, for looking through a big file takes a while."""
-    home = home_of(request)
-    if part == "report":
-        return page(request, "_report.html", **_report(request, name))
-    if part == "rows":
-        return page(request, "_rows.html", **_rows(home, name, offset, view, model))
-    listed = actions.list_datasets(home)
-    info = next((item for item in listed if item.name == name), None) or actions.dataset(home, name)[0]
-    models = [item for item in actions.list_models(home) if item.status == "ready"]
-    if view == "tokens" and not model and models:
-        model = models[0].id
-    told: dict[str, Any] = {"info": info, "report": None, "rows": None, "view": view, "offset": offset, "model": model}
-    if info.size <= AT_ONCE_BYTES:
-        told |= _report(request, name) | _rows(home, name, offset, view, model)
-    return show(request, "dataset.html", models=models, **told)
-
-
-def _report(request: Request, name: str) -> dict[str, Any]:
-    """What `_report.html` draws."""
-    info, report = actions.dataset(home_of(request), name)
-    return {"info": info, "report": report, "formats": _formats(request), "page_size": PAGE}
-
-
-def _rows(home: Home, name: str, offset: int, view: str, model: str | None) -> dict[str, Any]:
-    """What `_rows.html` draws: rows as conversations, or as tokens with the mask when a model's tokenizer is asked for."""
-    told: dict[str, Any] = {"offset": offset, "page_size": PAGE, "view": view, "model": model}
-    if view == "tokens" and model:
-        found = actions.dataset_tokens(home, name, model, offset, PAGE, LENGTH)
-    else:
-        found = actions.dataset_rows(home, name, offset, PAGE)
-        told["view"] = "turns"
-    return {**told, "rows": found["rows"], "total": found["total"], "max_length": LENGTH}
 
 
 @router.get("/models")
@@ -177,8 +102,3 @@ def _parameters(request: Request, count: int) -> str:
     if count >= 10**6:
         return write.gettext(N_("{n} million parameters"), n=round(count / 10**6))
     return write.ngettext("{n} parameter", "{n} parameters", count)
-
-
-def _formats(request: Request) -> dict[str, str]:
-    write = speaker(request)
-    return {code: write.gettext(words) for code, words in FORMATS.items()}

@@ -19,7 +19,7 @@ TITLES = {
     "chat": N_("Chat"),
     "openai": N_("OpenAI's shape"),
 }
-METHODS = ("get", "post", "delete")
+METHODS = ("get", "post", "put", "delete")
 
 
 @router.get("/docs")

@@ -42,11 +42,19 @@ class FaultRecord(BaseModel):
     message: str
 
 
+class RemedyRecord(BaseModel):
+    """A remedy that `POST …/fix` applies: its name, what a button says, what will happen."""
+
+    way: str
+    button: str
+    consequence: str
+
+
 class GroupRecord(BaseModel):
     """One kind of problem in a dataset, with the first rows it was found in."""
 
     code: str
-    severity: Literal["error", "warning"]
+    severity: Literal["error", "warning", "note"]
     count: int = Field(description="How many rows.")
     rows: list[int] = Field(description="The first of them, counted from 1.")
     lines: list[int] = Field(description="Their lines in the file.")
@@ -54,6 +62,7 @@ class GroupRecord(BaseModel):
     remedy: str
     excerpts: list[str]
     details: list[FaultRecord]
+    remedies: list[RemedyRecord] = Field(default=[], description="What one call can do, the recommended one first.")
 
 
 class ReportRecord(BaseModel):
@@ -65,8 +74,11 @@ class ReportRecord(BaseModel):
     answer_tokens: int | None
     cut_tokens: int | None
     longest: int | None
+    estimated: bool = Field(description="Tokens were counted in a part of the rows, for the file is very large.")
+    lengths: list[tuple[int, int]] = Field(description="(tokens at most, rows), in order of length.")
     errors: list[GroupRecord]
     warnings: list[GroupRecord]
+    notes: list[GroupRecord] = Field(description="What is worth knowing and needs nothing done.")
 
 
 class TurnRecord(BaseModel):
@@ -94,14 +106,16 @@ class RowRecord(BaseModel):
     text: str | None = None
     chosen: list[TurnRecord] | None = None
     rejected: list[TurnRecord] | None = None
+    raw: Any = Field(default=None, description="The row as it stood in the file, where it could not be made out.")
     problems: list[RowFault]
 
 
 class RowsPage(BaseModel):
-    """Some rows of a dataset."""
+    """Some rows of a dataset; `total` counts those that were asked for."""
 
     rows: list[RowRecord]
     total: int
+    version: str = Field(description="SHA-256 of the rows.")
 
 
 class PieceRecord(BaseModel):
@@ -126,6 +140,27 @@ class TokensPage(BaseModel):
 
     rows: list[TokensRecord]
     total: int
+    version: str = Field(description="SHA-256 of the rows.")
+
+
+class ChangeRecord(BaseModel):
+    """A row that differs between two versions."""
+
+    kind: Literal["removed", "added", "changed"]
+    before: RowRecord | None
+    after: RowRecord | None
+
+
+class DiffPage(BaseModel):
+    """What differs between two steps of a dataset's history."""
+
+    before: int = Field(description="Number of the older step.")
+    after: int
+    removed: int
+    added: int
+    changed: int
+    total: int
+    changes: list[ChangeRecord]
 
 
 class PlanRecord(Plan):
@@ -170,6 +205,103 @@ class Deleted(BaseModel):
     """It is gone."""
 
     deleted: str
+
+
+Version = Annotated[
+    str | None,
+    Field(default=None, max_length=64, description="Refuse when this is not the current version any more."),
+]
+
+
+class FixRequest(Given):
+    """Which problem to put right, and how; the recommended way when none is named."""
+
+    code: str = Field(min_length=1, max_length=60)
+    way: str | None = Field(default=None, min_length=1, max_length=60)
+    version: Version = None
+    max_length: int | None = Field(
+        default=None, ge=16, le=1_048_576, description="For too_long: tokens a row may have."
+    )
+    model: str | None = Field(default=None, min_length=1, max_length=1000, description="For too_long: whose tokens.")
+    validation: str | None = Field(
+        default=None, min_length=1, max_length=1000, description="For leak: the validation dataset."
+    )
+
+
+class RowGiven(Given):
+    """A row: a conversation or a text."""
+
+    messages: list[dict[str, Any]] | None = Field(default=None, max_length=10_000)
+    text: Text | None = None
+
+    def content(self) -> dict[str, Any]:
+        """What was given, as a plain object."""
+        return {"text": self.text} if self.text is not None else {"messages": self.messages}
+
+
+class EditRow(RowGiven):
+    """What a row becomes."""
+
+    version: Version = None
+
+
+class AddRows(Given):
+    """Rows to put at the end."""
+
+    rows: list[RowGiven] = Field(min_length=1, max_length=10_000)
+    version: Version = None
+
+
+class RemoveRows(Given):
+    """Rows to take out, by number."""
+
+    rows: list[int] = Field(min_length=1, max_length=1_000_000)
+    version: Version = None
+
+
+class WrittenText(Given):
+    """A text that someone writes or pastes."""
+
+    text: Text
+
+
+class WrittenDataset(WrittenText):
+    """A text to keep as a file; the ending of its name follows what it is."""
+
+    name: str = Field(min_length=1, max_length=200)
+
+
+class PreviewRecord(BaseModel):
+    """What a text is taken for: its first rows, and the report on all of them."""
+
+    rows: list[RowRecord]
+    report: ReportRecord
+
+
+class ColumnsGiven(Given):
+    """Which column holds what: a question and an answer, or a text alone."""
+
+    prompt: str | None = Field(default=None, max_length=1000)
+    answer: str | None = Field(default=None, max_length=1000)
+    text: str | None = Field(default=None, max_length=1000)
+    system: str | None = Field(default=None, max_length=1000)
+    context: str | None = Field(default=None, max_length=1000, description="Belongs to the question.")
+
+
+class ColumnsRecord(BaseModel):
+    """The columns of a table that has to be explained, and what they are taken for."""
+
+    columns: list[str]
+    samples: list[dict[str, str]] = Field(description="The first rows, as texts.")
+    chosen: ColumnsGiven
+    remembered: bool
+    rows: list[RowRecord] = Field(description="The first rows as they are read with it.")
+
+
+class GoTo(Given):
+    """The step of the history to use; null reads the file again."""
+
+    step: int | None = Field(ge=0, le=1_000_000)
 
 
 class AddModel(Given):

@@ -128,6 +128,7 @@ function reply(answer, index) {
     else if (!answer.text.trim()) text.hidden = true;
     foot.replaceChildren(el("span", { class: "num grow", title: costOf(answer) }, footOf(answer)), el("span", { class: "reply-acts" },
       answer.text ? small("copy", t("copy"), () => copy(answer.text)) : null,
+      answer.text ? small("datasets", t("row"), async () => (await import("./make_row.js")).makeRow(talk.messages(answer.model, index, settings.system), answer.text)) : null,
       el("span", { class: "again" }, small("again", t("again"), () => again(index, answer.model)))));
   };
   return node;

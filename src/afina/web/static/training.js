@@ -88,7 +88,31 @@ function follow() {
   $('[data-group="lora"]', form).hidden = method() !== "lora";
   const several = picks().filter((pick) => pick.checked).length > 1;
   for (const pick of picks()) weightOf(pick).hidden = !(several && pick.checked);
+  $("#mix").hidden = !mixable();
 }
+
+// ---------------------------------------------------------------- against forgetting: some general examples
+const GENERAL_SHARE = 0.2;
+const rowsOf = (pick) => Number(pick.dataset.rows) || 0;
+
+/** What would be mixed: the general dataset and the rows of an epoch so far; null when there is nothing to offer. */
+function mixable() {
+  const general = picks().find((pick) => pick.value === $("#mix").dataset.general);
+  const chosen = picks().filter((pick) => pick.checked);
+  const rows = chosen.reduce((sum, pick) => sum + rowsOf(pick) * (chosen.length > 1 ? Number(weightOf(pick).value) : 1), 0);
+  return general && !general.checked && rowsOf(general) && rows ? { general, rows } : null;
+}
+
+$("#mix button").addEventListener("click", () => {
+  const { general, rows } = mixable();
+  const weight = (rows * GENERAL_SHARE) / (1 - GENERAL_SHARE) / rowsOf(general);
+  for (const pick of picks()) if (pick.checked && !weightOf(pick).value) weightOf(pick).value = "1";
+  general.checked = true;
+  weightOf(general).value = String(Math.min(100, Math.max(0.01, Number(weight.toPrecision(3)))));
+  toast(t("mixed", { name: general.value }));
+  changed();
+  weightOf(general).focus();
+});
 
 // ---------------------------------------------------------------- problems at their fields
 function clearMarks() {
@@ -145,10 +169,24 @@ function showPlan(plan) {
   if (plan.problems.length) notes.push(problemNotice(plan.problems, t("plan.problems"), "bad"));
   if (plan.warnings.length) notes.push(problemNotice(plan.warnings, t("plan.warnings"), "warn"));
   $("#plan-notes").replaceChildren(...notes);
+  linkRemedies(plan);
   const why = $("#plan-why");
   why.hidden = !notes.length;
   why.classList.toggle("bad", plan.problems.length > 0);
   if (notes.length) write(why, t(plan.problems.length ? "plan.problems" : "plan.warnings"));
+}
+
+/** Beside what the workshop can put right, the way there. */
+function linkRemedies({ problems, warnings }) {
+  const chosen = picks().filter((pick) => pick.checked);
+  const only = chosen.length === 1 ? chosen[0].value : null;
+  const held = $("#f-validation_dataset").value;
+  const names = [...problems.map((problem) => (problem.field === "dataset" && picks().some((pick) => pick.value === problem.value) ? problem.value : null)),
+    ...warnings.map((group) => (group.remedies?.length ? only : null))];
+  $$("#plan-notes li").forEach((item, place) => {
+    const name = names[place];
+    if (name) item.append(" ", el("a", { href: `/datasets/${encodeURIComponent(name)}?length=${$("#f-max_length").value || 1024}${held ? `&validation=${encodeURIComponent(held)}` : ""}` }, t("plan.fix")));
+  });
 }
 
 async function plan() {
@@ -213,7 +251,7 @@ function pickRow(item, checked) {
   const facts = [item.rows === null ? "" : counted("one.row", "rows", item.rows), bytes(item.size)].filter(Boolean).join(" · ");
   const badge = item.errors ? el("span", { class: "badge bad" }, counted("one.error", "errors", item.errors))
     : item.warnings ? el("span", { class: "badge warn" }, counted("one.warning", "warnings", item.warnings)) : null;
-  const box = el("input", { type: "checkbox", name: "dataset", value: item.name });
+  const box = el("input", { type: "checkbox", name: "dataset", value: item.name, dataset: { rows: item.rows ?? 0 } });
   box.checked = checked;
   return el("label", { class: "pick" }, box,
     el("span", { class: "grow" }, el("span", { class: "clip block" }, item.name), el("small", { class: "muted num" }, facts)), badge,

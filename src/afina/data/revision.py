@@ -1,0 +1,3 @@
+"""Raised by one when a change of the readers or checks makes reports that were remembered wrong."""
+
+REVISION = 2
