@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from afina.core import events
 from afina.core.errors import AfinaError
+from afina.core.files import read_json
 from afina.engine import checkpoint, model, optim
 from afina.engine.loop import fit
 from tests.invariant.common import job, losses, of_type, run, until
@@ -95,6 +97,20 @@ def test_resume_is_never_having_stopped(tiny_model: Path, tmp_path: Path, settin
     assert ends[0].best_step == ends[1].best_step
     name = "adapter/adapter_model.safetensors" if settings["method"] == "lora" else "model/model.safetensors"
     assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+
+
+def test_resumed_with_less_memory_it_learns_the_same(tiny_model: Path, tmp_path: Path) -> None:
+    """What the supervisor does after the system ended a run: the same checkpoint, next to nothing to plan with."""
+    settings: dict[str, Any] = {"save_every": 2, "batch_size": 8, "rows": 48}
+    whole = run(job(tiny_model, tmp_path / "whole", **settings))
+    list(until(job(tiny_model, tmp_path / "part", **settings), 3))
+    again = run(replace(job(tiny_model, tmp_path / "part", **settings), memory_limit=1))
+    first = of_type(again, events.Step)[0].step
+    assert first == 3
+    assert losses(again) == pytest.approx(losses(whole)[first - 1 :], abs=1e-5)
+    states = [read_json(tmp_path / name / "checkpoints" / "step-000006" / "state.json") for name in ("whole", "part")]
+    assert [state["checkpointing"] for state in states] == [False, True]
+    assert states[1]["tokens_per_row"] < states[0]["tokens_per_row"]
 
 
 def test_a_stopped_run_resumes_too(tiny_model: Path, tmp_path: Path) -> None:

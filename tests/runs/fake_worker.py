@@ -1,7 +1,7 @@
 """A worker that is a real process and keeps every promise of one, but computes nothing.
 
-What it does stands in the notes of the spec: `steps`, `sleep` (seconds a step), `die` (kill, segv, exit, error at step
-`at`), `deaf` (neither stop requests nor SIGTERM are heard), `slow` (seconds before it claims).
+What it does stands in the notes of the spec: `steps`, `sleep` (seconds a step), `die` (kill, segv, exit, error, memory at
+step `at`; memory: killed, as the kernel does it and counts it; `always`: in every process, not in the first alone), `deaf` (neither stop requests nor SIGTERM are heard), `slow` (seconds before it claims).
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def work(folder: Path, asked: dict[str, object]) -> int:
         time.sleep(sleep)
         log.append(events.Step(step, total, step / total, 2.0 / step, 1e-3, 1.0, 100, 500.0, 10**6, 1.0))
         write_json(folder / "checkpoints" / f"step-{step:06d}" / "manifest.json", {"step": step})
-        if step == asked.get("at") and not first:
-            die(str(asked["die"]))
+        if step >= int(asked.get("at", total + 1)) and (asked.get("always") or not first):
+            die(str(asked["die"]), folder)
         if (folder / "stop.json").exists() and not asked.get("deaf"):
             log.append(events.Stopped(step, read_json(folder / "stop.json")["keep"], output(folder), 2.0 / step, 1.0))
             return 0
@@ -70,7 +70,11 @@ def output(folder: Path) -> str:
     return "adapter"
 
 
-def die(how: str) -> None:
+def die(how: str, folder: Path) -> None:
+    if how == "memory":
+        record = read_json(folder / "process.json")
+        write_json(folder / "process.json", {**record, "kills": (record["kills"] or 0) - 1})
+        how = "kill"
     if how == "exit":
         raise SystemExit(3)
     if how == "error":

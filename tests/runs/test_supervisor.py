@@ -15,7 +15,8 @@ from afina.core.paths import Home
 from afina.registry import database
 from afina.registry import runs as rows
 from afina.runs.index import index
-from afina.runs.launch import living, process_of
+from afina.runs.launch import living, memory_kills, process_of
+from afina.runs.relief import memory_limit
 from tests.runs import helpers
 from tests.runs.helpers import finish, kill, start, steps, supervisor, until
 
@@ -88,6 +89,39 @@ def test_a_killed_worker_is_explained_and_the_run_goes_on_from_its_checkpoint(ho
     done = finish(home, run, keeper)
     assert (done.status, done.step, done.error) == ("succeeded", 8, None)
     assert steps(home, run) == list(range(1, 9))
+
+
+@pytest.mark.skipif(memory_kills() is None, reason="the kernel does not count")
+def test_a_worker_killed_for_memory_goes_on_once_with_half_of_it(home: Home) -> None:
+    run = start(home, steps=8, die="memory", at=3)
+    waiting = start(home, "next")
+    keeper = supervisor(home)
+    done = finish(home, run, keeper)
+    assert (done.status, done.step, done.error) == ("succeeded", 8, None)
+    assert steps(home, run) == list(range(1, 9))
+    told = [event for event in actions.run_events(home, run.id)[0] if event["type"] == "retry"]
+    assert [event["step"] for event in told] == [3]
+    assert "half the memory" in told[0]["message"]["text"]
+    assert memory_limit(home.runs / run.id) == 10**6 // 2
+    finish(home, waiting, keeper)
+    journal = (home.state / "journal").read_text().splitlines()
+    assert journal == [
+        f"begin {run.id}",
+        f"begin {run.id}",
+        f"end {run.id}",
+        f"begin {waiting.id}",
+        f"end {waiting.id}",
+    ]
+
+
+@pytest.mark.skipif(memory_kills() is None, reason="the kernel does not count")
+def test_a_second_kill_for_memory_is_the_end(home: Home) -> None:
+    run = start(home, steps=8, die="memory", at=3, always=True)
+    dead = finish(home, run)
+    assert dead.error is not None
+    assert (dead.status, dead.error.code) == ("failed", "out_of_memory")
+    assert dead.resumable
+    assert [event["type"] for event in actions.run_events(home, run.id)[0]].count("retry") == 1
 
 
 def test_a_worker_that_dies_while_nobody_looks_is_explained_later(home: Home) -> None:

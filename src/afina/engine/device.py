@@ -5,6 +5,7 @@ The CUDA and MPS branches are written after PyTorch's documentation and have not
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -121,13 +122,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in str(error) or "can't allocate memory" in str(error)
-    )
+    signs = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def release_memory(device: torch.device) -> None:
     """Give cached blocks back before trying again with less."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Literal
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, Sample, Step, Stopped, Warn
-from afina.core.messages import N_, say
+from afina.core.messages import N_, Message, say
 from afina.engine import checkpoint, optim, output, samples
 from afina.engine import device as devices
 from afina.engine.batches import Item, rows_of
@@ -48,6 +48,7 @@ class Run:
         self.spec = ready.job.spec
         self.folder = ready.job.run_folder
         self.tokens_per_row = ready.layout.tokens_per_row
+        self.checkpointing = ready.layout.checkpointing
         self.step = 0
         self.watch = Watch()
         self.started = time.monotonic()
@@ -126,30 +127,55 @@ class Run:
         yield from self.watch.saw_step(self.step, loss, learned, ready.total_steps)
 
     def _gradients(self, items: Sequence[Item], learned: int) -> Generator[Event, None, float]:
-        """Gradients of the mean loss over the `learned` tokens of `items`, row by row; returns that loss.
+        """Gradients of the mean loss over the `learned` tokens of `items`, row by row; returns that loss."""
+        network = self.ready.network
 
-        Where memory runs out, the rows are halved and the step is taken again: the result is the same.
+        def compute() -> float:
+            return sum(network.backward(row, 1.0 / learned) for row in rows_of(items, self.tokens_per_row))
+
+        total = yield from self._fitting(compute, self.step + 1, max(len(item) for item in items), gradients=True)
+        return total / learned
+
+    def _fitting(
+        self, compute: Callable[[], float], step: int, longest: int, gradients: bool
+    ) -> Generator[Event, None, float]:
+        """What `compute` gives; where memory runs out, it is asked again with less, and the result is the same.
+
+        Less is first half the tokens in a row, down to the `longest` example, then, where there are gradients, activations
+        that are computed again and not kept. Raises the allocator's error when nothing is left to give up.
         """
         ready = self.ready
         while True:
             random = devices.random_state(ready.device)
             try:
-                total = 0.0
-                for row in rows_of(items, self.tokens_per_row):
-                    total += ready.network.backward(row, 1.0 / learned)
-                return total / learned
+                return compute()
             except (RuntimeError, MemoryError) as error:
-                longest = max(len(item) for item in items)
-                if not devices.is_out_of_memory(error) or self.tokens_per_row <= longest:
+                told = self._give_up(longest, gradients) if devices.is_out_of_memory(error) else None
+                if told is None:
                     raise
             ready.trained.clear()
             devices.release_memory(ready.device)
             devices.restore_random_state(random, ready.device)
+            yield Retry(step, told)
+
+    def _give_up(self, longest: int, gradients: bool) -> Message | None:
+        """Take less memory from now on; returns what to say, None when there is nothing left to give up."""
+        if self.tokens_per_row > longest:
             self.tokens_per_row = max(longest, self.tokens_per_row // 2)
             text = N_(
                 "Memory ran out. The step is computed in smaller pieces of {tokens} tokens; the result is the same."
             )
-            yield Retry(self.step + 1, say(text, tokens=self.tokens_per_row))
+            return say(text, tokens=self.tokens_per_row)
+        if gradients and not self.checkpointing:
+            self._checkpoint_activations()
+            return say(
+                N_("Memory ran out. Less is kept and more computed again, which takes longer; the result is the same.")
+            )
+        return None
+
+    def _checkpoint_activations(self) -> None:
+        self.checkpointing = True
+        self.ready.network.checkpoint_activations()
 
     def _seconds_left(self) -> float:
         steps = self.ready.total_steps - self.step
@@ -164,7 +190,13 @@ class Run:
             return False
         yield Phase("evaluating")
         begin = time.perf_counter()
-        loss = validation_loss(self.ready.network, self.ready.validation, self.tokens_per_row)
+        network, items = self.ready.network, self.ready.validation
+        loss = yield from self._fitting(
+            lambda: validation_loss(network, items, self.tokens_per_row),
+            self.step,
+            max(len(item) for item in items),
+            gradients=False,
+        )
         if not math.isfinite(loss):
             raise AfinaError(_not_finite(self.step, loss), "failed")
         self.eval_seconds = time.perf_counter() - begin
@@ -188,7 +220,11 @@ class Run:
     def _save(self) -> Iterator[Event]:
         if self.saved_step == self.step:
             return
-        state = {"watch": self._timed().as_json(), "tokens_per_row": self.tokens_per_row}
+        state = {
+            "watch": self._timed().as_json(),
+            "tokens_per_row": self.tokens_per_row,
+            "checkpointing": self.checkpointing,
+        }
         ready = self.ready
         saved = checkpoint.save(self.folder, self.step, ready.trained, ready.optimizer, state, ready.device)
         self.saved_step = self.step
@@ -206,6 +242,10 @@ class Run:
             self.step = self.saved_step = int(state["step"])
             self.watch = Watch.from_json(state["watch"])
             self.tokens_per_row = int(state["tokens_per_row"])
+            if self.ready.job.memory_limit is not None:
+                self.tokens_per_row = min(self.tokens_per_row, self.ready.layout.tokens_per_row)
+            if state.get("checkpointing") and not self.checkpointing:
+                self._checkpoint_activations()
             self.started = time.monotonic() - self.watch.seconds
 
     def _timed(self) -> Watch:

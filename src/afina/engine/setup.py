@@ -38,7 +38,7 @@ class Job:
 
     adapter_folders: LoRA results to merge into the model first, in order; train: examples, the parts of a mix after one
     another; parts: (examples, weight) of each, None for one part; stop: asked after every step; created: the date that
-    chat templates may print; notes: kept beside the result.
+    chat templates may print; memory_limit: bytes to plan with, None for what is free; notes: kept beside the result.
     """
 
     spec: TrainSpec
@@ -50,6 +50,7 @@ class Job:
     parts: Sequence[tuple[int, float]] | None = None
     stop: Callable[[], Keep | None] = _never
     created: datetime | None = None
+    memory_limit: int | None = None
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,7 +125,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         )
         yield Warn("reference_path", say(text, kind=config.model_type))
     trained = optim.Trained((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-    layout = _layout(spec, config, model, trained, train, dtype, device)
+    layout = _layout(job, config, model, trained, train, dtype, device)
     if layout.checkpointing:
         network.checkpoint_activations()
     optimizer = optim.build(
@@ -242,7 +243,7 @@ def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype
 
 
 def _layout(
-    spec: TrainSpec,
+    job: Job,
     config: Any,
     model: Any,
     trained: optim.Trained,
@@ -250,6 +251,8 @@ def _layout(
     dtype: torch.dtype,
     device: torch.device,
 ) -> memory.Layout:
+    spec = job.spec
+    free = devices.free_memory(device)
     lengths = sorted(len(item) for item in train)
     mean = sum(lengths) / len(lengths)
     return memory.lay_out(
@@ -259,7 +262,7 @@ def _layout(
         width=2 if dtype == torch.bfloat16 else 4,
         longest=lengths[-1],
         step=math.ceil(mean * spec.examples_per_step),
-        free=devices.free_memory(device),
+        free=free if job.memory_limit is None else min(free, job.memory_limit),
         device=device.type,
         switch=spec.activation_checkpointing,
     )

@@ -31,7 +31,8 @@ def explain(folder: Path, exit_code: int | None, step: int | None) -> Failed:
     adopted from a server that is gone; step: the last optimizer step that was done.
     """
     console, _ = read_console(folder, -TAIL)
-    code = _from_memory(folder, exit_code) or _from_console(console) or _from_exit(exit_code) or _from_boot(folder)
+    memory = "out_of_memory" if killed_for_memory(folder, exit_code) else None
+    code = memory or _from_console(console) or _from_exit(exit_code) or _from_boot(folder)
     message, remedy = _WORDS[code]
     values = {"step": step or 0, "signal": _signal_name(exit_code) or "", "reason": _reason(console, exit_code)}
     told = Message(message, {name: values[name] for name in re.findall(r"{(\w+)}", message)})
@@ -76,12 +77,10 @@ def _remedy(words: str | None, resumable: bool) -> Message:
     return say(N_("Start the run again with the same settings."))
 
 
-def _from_memory(folder: Path, exit_code: int | None) -> str | None:
-    """Out of memory when the process was killed and the kernel has counted a kill for memory since it started."""
+def killed_for_memory(folder: Path, exit_code: int | None) -> bool:
+    """Whether the worker was killed and the kernel has counted a kill for memory since it started."""
     before, now = (process_of(folder) or {}).get("kills"), memory_kills()
-    if before is None or now is None or now <= before:
-        return None
-    return "out_of_memory" if exit_code in (None, -9, 137) else None
+    return before is not None and now is not None and now > before and exit_code in (None, -9, 137)
 
 
 def _from_console(console: str) -> str | None:

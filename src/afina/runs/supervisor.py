@@ -22,16 +22,17 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from afina.core.errors import AfinaError
-from afina.core.events import ACTIVE, Failed, Stopped
+from afina.core.events import ACTIVE, Failed, Phase, Retry, Stopped
 from afina.core.messages import N_, say
 from afina.core.paths import Home
 from afina.registry import runs as rows
 from afina.registry.tables import RunRow
 from afina.runs.digest import Digest
-from afina.runs.exit import explain
+from afina.runs.exit import explain, killed_for_memory
 from afina.runs.index import catch_up, fill, index, queue_lock
 from afina.runs.launch import BUSY, WORKER, computing_lock, living, process_of, start_worker
 from afina.runs.log import EventLog
+from afina.runs.relief import may_be_relieved, relieve
 from afina.runs.view import run_folder
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,9 @@ class Supervisor:
         if exit_code == BUSY or (never_began and process_of(folder) is None):
             rows.change(session, row.id, ACTIVE, status="queued", started=None, stopping=None)
             return False
+        if digest.status is None and row.stopping is None and _deserves_another(folder, exit_code):
+            self._start_again(session, row, folder, digest, offset)
+            return False
         if digest.status is None:
             self._last_word(folder, digest, exit_code, stopping=row.stopping is not None)
             offset = catch_up(folder, digest, offset)
@@ -181,6 +185,20 @@ class Supervisor:
             stopping=None,
         )
         return False
+
+    def _start_again(self, session: Session, row: RunRow, folder: Path, digest: Digest, offset: int) -> None:
+        """Put a run that the system ended for lack of memory back to the head of the queue, with half the memory."""
+        text = N_(
+            "The machine ran out of memory at step {step}, and the training process was ended. The run goes on by itself from its last checkpoint, once, with half the memory."
+        )
+        log = EventLog(folder)
+        log.append(Retry(digest.step, say(text, step=digest.step)))
+        relieve(folder, digest.memory)
+        log.append(Phase("queued"))
+        (folder / "process.json").unlink(missing_ok=True)
+        offset = catch_up(folder, digest, offset)
+        values = {"digest": digest.as_json(), "events_offset": offset, "started": None, "stopping": None}
+        rows.change(session, row.id, ACTIVE, status="queued", **values)
 
     def _last_word(self, folder: Path, digest: Digest, exit_code: int | None, stopping: bool) -> None:
         """Write the last event in the place of a worker that could not."""
@@ -235,6 +253,10 @@ class Supervisor:
         if digest.status is None:
             digest.fold({"time": time.time(), **failed.as_json()})
         rows.change(session, row.id, ACTIVE, status="failed", digest=digest.as_json(), ended=time.time())
+
+
+def _deserves_another(folder: Path, exit_code: int | None) -> bool:
+    return killed_for_memory(folder, exit_code) and may_be_relieved(folder)
 
 
 def _end(process: psutil.Process, forcibly: bool) -> None:

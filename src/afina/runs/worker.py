@@ -23,6 +23,7 @@ from afina.core.messages import N_, say
 from afina.core.spec import parse_spec
 from afina.runs.launch import BUSY, claim, home_of
 from afina.runs.log import EventLog
+from afina.runs.relief import memory_limit
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -105,6 +106,7 @@ class _Worker:
             validation=validation,
             parts=parts,
             stop=self._asked_to_stop,
+            memory_limit=memory_limit(self._folder),
             created=datetime.fromtimestamp(manifest["created"], UTC),
             notes={"run": manifest["id"], "name": manifest["name"], "model": model["id"]},
         )

@@ -1,0 +1,71 @@
+"""Memory that really runs out: the run goes on with less, says so, and learns the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests import tiny
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few weights and many layers: what is kept for backward is nearly all of the memory."""
+    folder = tmp_path_factory.mktemp("models") / "deep"
+    size = tiny.build_tokenizer(folder)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=size, hidden_size=128, intermediate_size=256, num_hidden_layers=24, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def train(model: Path, folder: Path, megabytes: int, length: int, batch: int, rows: int) -> list[dict[str, Any]]:
+    given = [str(each) for each in (model, folder, megabytes, length, batch, rows)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.engine.limited", *given], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def losses(said: list[dict[str, Any]]) -> list[float]:
+    return [event["loss"] for event in said if event["type"] in ("step", "eval")]
+
+
+def retries(said: list[dict[str, Any]]) -> list[str]:
+    return [event["message"]["template"] for event in said if event["type"] == "retry"]
+
+
+def test_smaller_pieces(deep: Path, tmp_path: Path) -> None:
+    free = train(deep, tmp_path / "free", 0, 100, 16, 32)
+    tight = train(deep, tmp_path / "tight", 100, 100, 16, 32)
+    assert not retries(free)
+    assert retries(tight)
+    assert all("smaller pieces" in text for text in retries(tight))
+    assert tight[-1]["type"] == "finished"
+    assert losses(tight) == pytest.approx(losses(free), abs=1e-5)
+
+
+def test_activations_computed_again(deep: Path, tmp_path: Path) -> None:
+    """One example a step, as long as the row: nothing can be made smaller."""
+    free = train(deep, tmp_path / "free", 0, 1600, 1, 3)
+    tight = train(deep, tmp_path / "tight", 110, 1600, 1, 3)
+    assert ["computed again" in text for text in retries(tight)] == [True]
+    assert tight[-1]["type"] == "finished"
+    assert losses(tight) == pytest.approx(losses(free), abs=1e-5)
+
+
+def test_what_cannot_fit_fails_by_name(deep: Path, tmp_path: Path) -> None:
+    tight = train(deep, tmp_path / "tight", 20, 1600, 1, 3)
+    assert tight[-1] == {"type": "error", "code": "out_of_memory"}
