@@ -1,6 +1,6 @@
 """Pages from templates: one Jinja2 environment, and what every template may use.
 
-Every template gets `_`, `ngettext`, `lang`, `languages` (code and own name), `theme`, `token`, `version`, `path`,
+Every template gets `_`, `ngettext`, `lang`, `languages` (code and own name), `theme`, `token`, `afina_version`, `path`,
 `static(name)`, `active_runs`, and the filters `number`, `percent`, `size`, `duration`, `date`, `datetime`, `say`.
 """
 
@@ -40,7 +40,7 @@ def page(
         "theme": theme if theme in THEMES else "auto",
         "token": request.scope.get("afina.token", ""),
         "signed_in": request.scope.get("afina.signed_in", False),
-        "version": __version__,
+        "afina_version": __version__,
         "path": request.url.path,
         "static": request.app.state.static.url,
         "active_runs": [],
