@@ -20,6 +20,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import atomic
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
+from afina.core.spec import TrainSpec
 from afina.data.folders import data_files, size_of, state_of
 from afina.data.hub import bring, is_hub
 from afina.data.mapping import remembered
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from afina.data.checks import Report
     from afina.data.template import ChatTokenizer
 
+LENGTH: int = TrainSpec.model_fields["max_length"].default
+"""The context length that rows are measured against unless another is asked for."""
 QUICK_BYTES = 4_000_000
 """Files up to this size are looked through when the list is asked for."""
 QUICK_SECONDS = 1.5
@@ -99,6 +102,14 @@ def dataset(home: Home, name: str) -> tuple[DatasetInfo, Report]:
     report = report_on(home, found)
     with index(home) as session:
         return _info(home, found, report, rows.last_use(session).get(found.name)), report
+
+
+def dataset_info(home: Home, name: str) -> DatasetInfo:
+    """What is known of a dataset without looking through it now. Raises AfinaError `dataset_not_found`."""
+    found = find_dataset(home, name)
+    with index(home) as session:
+        report = _known(home, session, found, counter_of(home))
+        return _info(home, found, report, rows.last_use(session).get(found.name))
 
 
 def report_on(home: Home, found: Found) -> Report:
@@ -297,7 +308,7 @@ def _look(home: Home, session: Session, found: Found, counter: Counter) -> Repor
     return report
 
 
-def _check(home: Home, path: Path, counter: Counter, max_length: int | None = None) -> Report:
+def _check(home: Home, path: Path, counter: Counter, max_length: int | None = LENGTH) -> Report:
     from afina.data.cache import checked
 
     return checked(home, path, tokenizer=counter.tokenizer, tokenizer_key=counter.mark, max_length=max_length)
