@@ -136,7 +136,7 @@ class _Whole:
         """What can be said when all rows have been seen."""
         used = sum(len(part.rows) for part in self._parts)
         compared = list(self._compare()) if used else []
-        quoted = excerpts({row for _, rows in compared for row in rows[:FIRST] if row <= QUOTED})
+        quoted = excerpts({int(row) for _, rows in compared for row in rows[:FIRST] if row <= QUOTED})
         for faults, rows in compared:
             for fault in faults:
                 self.found.add(replace(fault, excerpt=quoted.get(fault.row or 0)))
@@ -171,7 +171,7 @@ class _Whole:
             estimated,
         )
 
-    def _compare(self) -> Iterator[tuple[list[Fault], list[int]]]:
+    def _compare(self) -> Iterator[tuple[list[Fault], NDArray[np.int64]]]:
         """Rows that repeat an earlier one, exactly or nearly, and those that stand in the validation data too: the findings
         for the first ones, and the numbers of all."""
         rows, lines, keys = (
@@ -179,18 +179,17 @@ class _Whole:
         )
         first = _first_of_equals(keys)
         again = np.flatnonzero(first != np.arange(len(keys)))
-        repeated: list[int] = rows[again].tolist()
         text = N_("Row {row} repeats row {earlier}.")
         places = [(int(rows[at]), int(lines[at]), int(rows[first[at]])) for at in again[:FIRST]]
-        yield [_fault("duplicate", text, *place) for place in places], repeated
-        similar = find_similar(joined([part.sketches for part in self._parts]))
-        near = sorted(similar.keys() - set(repeated)) if similar else []
+        yield [_fault("duplicate", text, *place) for place in places], rows[again]
+        similar = find_similar(joined([part.sketches for part in self._parts]).without(rows[again]))
+        near = np.array(sorted(similar), np.int64)
         text = N_("Row {row} says nearly the same as row {earlier}.")
-        places = [(row, int(lines[np.searchsorted(rows, row)]), similar[row]) for row in near[:FIRST]]
+        places = [(row, int(lines[np.searchsorted(rows, row)]), similar[row]) for row in near[:FIRST].tolist()]
         yield [_fault("near_duplicate", text, *place) for place in places], near
         both = np.flatnonzero(np.isin(keys, self._validation)) if len(self._validation) else np.zeros(0, int)
         text = N_("Row {row} also stands in the validation dataset; validation loss would look too good.")
-        yield [_fault("leak", text, int(rows[at]), int(lines[at])) for at in both[:FIRST]], rows[both].tolist()
+        yield [_fault("leak", text, int(rows[at]), int(lines[at])) for at in both[:FIRST]], rows[both]
 
     def _few(self) -> None:
         if 0 < self._rows < FEW and not any(part.documents for part in self._parts):
