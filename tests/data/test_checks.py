@@ -14,6 +14,7 @@ from afina.data.cache import checked
 from afina.data.checks import check
 from afina.data.report import Group, unpack
 from afina.data.template import ChatTokenizer
+from tests.tiny import build_tokenizer
 
 DEMO = Path(__file__).parents[3] / "shared" / "data" / "alpaca_en_demo.json"
 
@@ -204,3 +205,19 @@ def test_the_samples_have_no_problem(name: str) -> None:
     assert report.errors == []
     assert report.warnings == []
     assert report.rows >= 50
+
+
+def test_conversations_that_the_template_refuses(tmp_path: Path) -> None:
+    build_tokenizer(
+        tmp_path / "model",
+        "{% if messages|length > 2 %}{{ raise_exception('one question only') }}{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
+    )
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    data = [{"messages": said}, {"messages": said * 2}, {"messages": said}, {"messages": said * 3}]
+    report = check(write(tmp_path / "rows.jsonl", data), tokenizer=ChatTokenizer.load(tmp_path / "model"))
+    group = by_code(report.errors)["template_mismatch"]
+    assert (group.count, group.rows) == (2, [2, 4])
+    assert "one question only" in str(group.details[0].message)
+    assert not report.estimated
+    assert report.tokens
