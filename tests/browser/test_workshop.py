@@ -96,6 +96,12 @@ def test_rows_are_found_by_problem_and_by_words(studio: Studio, table: Path, ope
     page.locator("#problem").select_option("")
     page.locator("#search").fill("village 5")
     expect(page.locator("#rows")).to_contain_text("Rows 1 to 11 of 11")
+    page.locator("#search").fill("the capital")
+    page.get_by_role("button", name="Tokens").click()
+    expect(page.locator("#row-10")).to_contain_text("the answer is empty")
+    page.get_by_role("button", name="Text", exact=True).click()
+    page.locator("#search").fill("village 7")
+    expect(page.locator("#row-8 .as-text")).to_contain_text("Coffee and maize grow in village 7.")
     page.locator("#search").fill("nowhere at all")
     expect(page.locator("#rows")).to_contain_text("No row fits what you look for.")
 
@@ -220,5 +226,7 @@ def test_a_big_dataset_stays_light_and_fluid(studio: Studio, open_page: Open) ->
     page.get_by_role("link", name="Earlier rows").click()
     expect(page.locator("#row-29961")).to_be_visible()
     assert time.monotonic() - began < 3
+    expect(page.locator("#totals-title")).to_be_visible(timeout=PATIENCE)  # the server is done looking through it
+    expect(page.locator("#lengths-words")).to_be_visible(timeout=PATIENCE)
     assert_light(page, studio.address, "/datasets/sums.json")
     assert_light(page, studio.address, "/write")

@@ -15,6 +15,7 @@ from afina.data.cache import checked
 from afina.data.checks import check
 from afina.data.report import Group, unpack
 from afina.data.template import ChatTokenizer
+from tests.tiny import build_tokenizer
 
 DEMO = Path(__file__).parents[3] / "shared" / "data" / "alpaca_en_demo.json"
 
@@ -223,3 +224,19 @@ def test_equal_last_answers_are_constant_and_equal_openings_are_not(tmp_path: Pa
     same = [{**row, "history": [["Say it", f"It is {n}."]], "output": "No."} for n, row in enumerate(rows(60))]
     [group] = check(write(tmp_path / "same.jsonl", same)).warnings
     assert (group.code, group.count) == ("constant_answer", 60)
+
+
+def test_conversations_that_the_template_refuses(tmp_path: Path) -> None:
+    build_tokenizer(
+        tmp_path / "model",
+        "{% if messages|length > 2 %}{{ raise_exception('one question only') }}{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}",
+    )
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    data = [{"messages": said}, {"messages": said * 2}, {"messages": said}, {"messages": said * 3}]
+    report = check(write(tmp_path / "rows.jsonl", data), tokenizer=ChatTokenizer.load(tmp_path / "model"))
+    group = by_code(report.errors)["template_mismatch"]
+    assert (group.count, group.rows) == (2, [2, 4])
+    assert "one question only" in str(group.details[0].message)
+    assert not report.estimated
+    assert report.tokens

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from afina.data.checks import check
-from afina.data.language import find_language
+from afina.data.language import NAMES, find_language
 from afina.data.personal import ACCOUNT, CARD, EMAIL, PHONE, find_personal
 from afina.data.report import unpack
 from afina.data.secret import find_secret
@@ -208,3 +211,45 @@ def test_no_false_alarm_on_a_real_dataset() -> None:
     report = check(DEMO)
     assert {group.code: group.count for group in report.warnings} == {"duplicate": 14}
     assert str(report.notes[0].message) == "100 % English."
+
+
+MARKS = [
+    "@",
+    "+670 ",
+    "7723",
+    "4581",
+    ".",
+    "a@b.tl",
+    "ghp_",
+    "AKIA",
+    "eyJ",
+    "xoxb-1-",
+    "SG.",
+    "PRIVATE KEY-----",
+    "DE89",
+    "iha",
+    " ",
+    "ç",
+    "ne'e",
+]
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.one_of(st.text(max_size=200), st.lists(st.sampled_from(MARKS), max_size=40).map("".join)))
+def test_no_text_brings_a_detector_down(text: str) -> None:
+    assert find_secret(text) is None or "ghp" in text or "AKIA" in text or "eyJ" in text or "xox" in text
+    assert find_personal(text) in (None, EMAIL, PHONE, CARD, ACCOUNT)
+    assert find_language(text) in (None, *NAMES)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["a@", "a.", "+1 ", "1234 ", "ghp_", "eyJa.", "//", "DE89 3704 ", "-----BEGIN PRIVATE KEY-----\n", "xoxb-1-"],
+)
+def test_detectors_take_no_longer_for_strange_texts(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit)) + ":_authToken="
+    started = time.process_time()
+    find_secret(text)
+    find_personal(text)
+    find_language(text)
+    assert time.process_time() - started < 3

@@ -116,6 +116,18 @@ def test_columns_are_guessed_asked_for_and_remembered(home: Home) -> None:
     assert remembered(home, path) is None
 
 
+def test_rows_that_stand_in_validation_data_with_columns_of_its_own(home: Home) -> None:
+    path = home.datasets / "held.csv"
+    path.write_text(UNKNOWN)
+    remember(home, path, make_mapping(prompt="Soru", answer="Javob"))
+    train = home.datasets / "train.csv"
+    train.write_text(
+        "question,answer\nKim bu odam?,Bu mening eski do'stim.\n" + "".join(f"q{n},a{n}\n" for n in range(60))
+    )
+    [group] = checked(home, train, validation=path).warnings
+    assert (group.code, group.rows) == ("leak", [1])
+
+
 def test_the_api_of_actions_uses_what_is_remembered(home: Home) -> None:
     path = home.datasets / "table.csv"
     path.write_text(UNKNOWN)

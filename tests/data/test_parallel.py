@@ -138,7 +138,8 @@ def test_tokens_of_a_very_large_file_are_estimated_and_said_to_be(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = ChatTokenizer.load(tiny_model)
     exact = check(path, tokenizer=tokenizer, max_length=24, workers=1)
-    monkeypatch.setattr(checks, "COUNTED", path.stat().st_size // 4)
+    monkeypatch.setattr(checks, "COUNTED", path.stat().st_size - 1)
+    monkeypatch.setattr(checks, "SAMPLED", path.stat().st_size // 4)
     about = check(path, tokenizer=tokenizer, max_length=24, workers=1)
     assert (exact.estimated, about.estimated) == (False, True)
     assert about.as_json()["estimated"]

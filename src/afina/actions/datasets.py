@@ -104,6 +104,14 @@ def dataset(home: Home, name: str) -> tuple[DatasetInfo, Report]:
         return _info(home, found, report, rows.last_use(session).get(found.name)), report
 
 
+def dataset_info(home: Home, name: str) -> DatasetInfo:
+    """What is known of a dataset without looking through it now. Raises AfinaError `dataset_not_found`."""
+    found = find_dataset(home, name)
+    with index(home) as session:
+        report = _known(home, session, found, counter_of(home))
+        return _info(home, found, report, rows.last_use(session).get(found.name))
+
+
 def report_on(home: Home, found: Found) -> Report:
     """The report on a dataset that has been found; remembered for those in the datasets folder."""
     counter = counter_of(home)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from afina.actions.datasets import counter_of, find_dataset
+from afina.actions.datasets import LENGTH, counter_of, find_dataset
 from afina.actions.models import resolve_model
 from afina.core.paths import Home
-from afina.core.spec import TrainSpec
 from afina.data import store, versions
 from afina.data.cache import checked
 from afina.data.entries import Entry
@@ -20,9 +19,6 @@ from afina.data.marks import Measure, lengths, marked
 from afina.data.report import Report
 from afina.data.search import rows_with
 from afina.data.template import ChatTokenizer
-
-LENGTH: int = TrainSpec.model_fields["max_length"].default
-"""The context length that rows are measured against unless another is asked for."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,9 @@ def dataset_tokens(
     max_length: int | None = None,
     asked: Asked = Asked(),
 ) -> dict[str, Any]:
-    """The same rows as tokens of `model`: `{"rows": [{"row", "pieces": [{"text", "state"}], "tokens", "learned", "cut"}],
-    "total", "version"}`; a state is learned, read or cut. Rows that cannot be used have no pieces. Raises AfinaError."""
+    """The same rows as tokens of `model`: `{"rows": [{"row", "pieces": [{"text", "state"}], "tokens", "learned", "cut",
+    "problems"}], "total", "version"}`; a state is learned, read or cut. Rows that cannot be used have no pieces but the
+    problems that say why. Raises AfinaError."""
     counter = ChatTokenizer.load(resolve_model(home, model).folder)
     found, total, sha256 = _page(home, name, offset, limit, asked)
     return {"rows": [_tokens(entry, counter, max_length) for entry in found], "total": total, "version": sha256}
@@ -119,6 +116,7 @@ def _tokens(entry: Entry, counter: ChatTokenizer, max_length: int | None) -> dic
         "tokens": len(pieces),
         "learned": states.count("learned"),
         "cut": states.count("cut"),
+        "problems": [] if pieces else entry.faults,
     }
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from afina.actions.datasets import counter_of, find_dataset
-from afina.actions.rows import LENGTH, measure, readable
+from afina.actions.datasets import LENGTH, counter_of, find_dataset
+from afina.actions.rows import measure, readable
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home

@@ -44,8 +44,9 @@ def checked(
     nothing that depends on a tokenizer is cached.
     """
     mapping = remembered(home, path)
+    other = None if validation is None else remembered(home, validation)
     if (tokenizer is not None and not tokenizer_key) or not path.exists():
-        return _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping)
+        return _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping, other)
     facts = [
         REVISION,
         content(path),
@@ -56,13 +57,14 @@ def checked(
         train_on,
         system_prompt,
         None if mapping is None else asdict(mapping),
+        None if other is None else asdict(other),
     ]
     name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     place = home.state / "reports" / f"{name}.json"
     try:
         return unpack(read_json(place))
     except (OSError, ValueError, KeyError, TypeError):
-        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping)
+        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping, other)
     write_json(place, report.pack())
     _prune(place.parent)
     return report
@@ -76,6 +78,7 @@ def _check(
     train_on: str,
     system_prompt: str | None,
     mapping: Mapping | None,
+    validation_mapping: Mapping | None,
 ) -> Report:
     from afina.data.checks import check
 
@@ -87,6 +90,7 @@ def _check(
         train_on=train_on,
         system_prompt=system_prompt,
         mapping=mapping,
+        validation_mapping=validation_mapping,
     )
 
 

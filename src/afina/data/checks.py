@@ -38,7 +38,9 @@ FEW = 50
 SAME_SHARE, SAME_ROWS = 0.8, 20
 """From so many rows on, this share of equal answers is worth a warning."""
 COUNTED = 32 * 1024 * 1024
-"""Bytes of a file whose tokens are all counted; of a larger one so many are, spread over all of it."""
+"""Bytes of a file whose tokens are all counted."""
+SAMPLED = 16 * 1024 * 1024
+"""Bytes of a larger file whose tokens are counted, spread over all of it."""
 STRETCH = 512
 QUOTED = 50_000
 """Rows from which the beginnings of repeated rows are quoted."""
@@ -53,20 +55,22 @@ def check(
     train_on: str = "answers",
     system_prompt: str | None = None,
     mapping: Mapping | None = None,
+    validation_mapping: Mapping | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Read the whole file or folder once and report every problem of it, grouped by code.
 
     With a `tokenizer` tokens are counted and, given `max_length`, rows that will be cut are named. With `validation`,
-    rows of that dataset that stand in this one too are named (`leak`). `mapping`: see `readers.read`. Large files of JSON
+    rows of that dataset that stand in this one too are named (`leak`). `mapping`, `validation_mapping`: see `readers.read`. Large files of JSON
     lines are looked through by `workers` processes (as many as there are processors). Raises AfinaError only when the path
     cannot be opened.
     """
     source = read(path, mapping)
-    share = min(1.0, COUNTED / max(1, size_of(path)))
+    size = size_of(path)
+    share = 1.0 if size <= COUNTED else SAMPLED / size
     lengths = None if tokenizer is None else Lengths(tokenizer, max_length, train_on, system_prompt, share)
-    whole = _Whole(_keys(validation))
+    whole = _Whole(_keys(validation, validation_mapping))
     workers = processors() if workers is None else workers
     try:
         if isinstance(source, Source) and workers > 1 and suits(source):
@@ -86,9 +90,9 @@ def _stretches(source: Source | Folder, lengths: Lengths | None, compare: Callab
         yield look(part, lengths, compare())
 
 
-def _keys(path: Path | None) -> NDArray[np.uint64]:
+def _keys(path: Path | None, mapping: Mapping | None) -> NDArray[np.uint64]:
     """What stands in the dataset at `path`, by content."""
-    keys = [] if path is None else [mark(item) for item in read(path) if isinstance(item, Example)]
+    keys = [] if path is None else [mark(item) for item in read(path, mapping) if isinstance(item, Example)]
     return np.unique(np.array(keys, np.uint64))
 
 
@@ -136,7 +140,7 @@ class _Whole:
         """What can be said when all rows have been seen."""
         used = sum(len(part.rows) for part in self._parts)
         compared = list(self._compare()) if used else []
-        quoted = excerpts({row for _, rows in compared for row in rows[:FIRST] if row <= QUOTED})
+        quoted = excerpts({int(row) for _, rows in compared for row in rows[:FIRST] if row <= QUOTED})
         for faults, rows in compared:
             for fault in faults:
                 self.found.add(replace(fault, excerpt=quoted.get(fault.row or 0)))
@@ -146,8 +150,8 @@ class _Whole:
         self._few()
         self._constant()
         self._spoken()
-        sums, estimated = self._sums, bool(0 < self._sums.rows < used)
-        if estimated:
+        sums, estimated = self._sums, lengths is not None and lengths.samples
+        if estimated and sums.rows:
             sums = sums.times(used / sums.rows)
         if lengths is not None and sums.rows_cut:
             self.found.total("too_long", said_of_cuts(sums, lengths.max_length), sums.rows_cut)
@@ -171,7 +175,7 @@ class _Whole:
             estimated,
         )
 
-    def _compare(self) -> Iterator[tuple[list[Fault], list[int]]]:
+    def _compare(self) -> Iterator[tuple[list[Fault], NDArray[np.int64]]]:
         """Rows that repeat an earlier one, exactly or nearly, and those that stand in the validation data too: the findings
         for the first ones, and the numbers of all."""
         rows, lines, keys = (
@@ -179,18 +183,17 @@ class _Whole:
         )
         first = _first_of_equals(keys)
         again = np.flatnonzero(first != np.arange(len(keys)))
-        repeated: list[int] = rows[again].tolist()
         text = N_("Row {row} repeats row {earlier}.")
         places = [(int(rows[at]), int(lines[at]), int(rows[first[at]])) for at in again[:FIRST]]
-        yield [_fault("duplicate", text, *place) for place in places], repeated
-        similar = find_similar(joined([part.sketches for part in self._parts]))
-        near = sorted(similar.keys() - set(repeated)) if similar else []
+        yield [_fault("duplicate", text, *place) for place in places], rows[again]
+        similar = find_similar(joined([part.sketches for part in self._parts]).without(rows[again]))
+        near = np.array(sorted(similar), np.int64)
         text = N_("Row {row} says nearly the same as row {earlier}.")
-        places = [(row, int(lines[np.searchsorted(rows, row)]), similar[row]) for row in near[:FIRST]]
+        places = [(row, int(lines[np.searchsorted(rows, row)]), similar[row]) for row in near[:FIRST].tolist()]
         yield [_fault("near_duplicate", text, *place) for place in places], near
         both = np.flatnonzero(np.isin(keys, self._validation)) if len(self._validation) else np.zeros(0, int)
         text = N_("Row {row} also stands in the validation dataset; validation loss would look too good.")
-        yield [_fault("leak", text, int(rows[at]), int(lines[at])) for at in both[:FIRST]], rows[both].tolist()
+        yield [_fault("leak", text, int(rows[at]), int(lines[at])) for at in both[:FIRST]], rows[both]
 
     def _few(self) -> None:
         if 0 < self._rows < FEW and not any(part.documents for part in self._parts):

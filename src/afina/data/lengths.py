@@ -79,6 +79,11 @@ class Lengths:
         self._limit = round(share * 2**64)
         self._accepted: set[tuple[object, ...]] = set()
 
+    @property
+    def samples(self) -> bool:
+        """Whether only a part of the rows is counted."""
+        return self._limit < 2**64
+
     def see(self, examples: Sequence[Example], keys: Sequence[int], found: Gatherer) -> Sums:
         """Count these rows; what does not fit the template, and what is cut, goes to `found`."""
         sums = Sums()
@@ -90,7 +95,7 @@ class Lengths:
             if isinstance(counted, Fault):
                 found.add(counted)
                 continue
-            if self._limit < 2**64 and len(self._accepted) < KINDS:
+            if self.samples and len(self._accepted) < KINDS:
                 self._accepted.add(_kind(example))
             sums.tokens += counted.tokens
             sums.answers += counted.answers

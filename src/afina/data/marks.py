@@ -23,6 +23,7 @@ from afina.data import blocks
 from afina.data.cache import content
 from afina.data.entries import Entry
 from afina.data.examples import Example
+from afina.data.mapping import read_as_remembered
 from afina.data.readers import read
 
 if TYPE_CHECKING:
@@ -82,11 +83,10 @@ def _find(path: Path, code: str, measure: Measure) -> Iterator[int]:
     if code == "duplicate":
         return _repeated(_entries(path))
     if code == "leak":
-        held = (
-            {item.key() for item in read(measure.validation) if isinstance(item, Example)}
-            if measure.validation
-            else set()
-        )
+        held: set[bytes] = set()
+        if measure.validation is not None:
+            source = read_as_remembered(blocks.home_of(path), measure.validation)
+            held = {item.key() for item in source if isinstance(item, Example)}
         return (row for row, example in _usable(_entries(path)) if example.key() in held)
     if code == "template_mismatch" and measure.tokenizer is not None:
         return _mismatched(_entries(path), measure.tokenizer)

@@ -33,6 +33,11 @@ class Sketches:
     bytes: NDArray[np.uint8]
     bands: NDArray[np.uint32]
 
+    def without(self, rows: NDArray[np.int64]) -> Sketches:
+        """All but those of these rows."""
+        keep = ~np.isin(self.rows, rows)
+        return Sketches(self.rows[keep], self.bytes[keep], self.bands[keep])
+
 
 def sketch(rows: Sequence[int], texts: Sequence[list[str]]) -> Sketches:
     """Sketches of those texts that are long enough, each given as its words; `rows` are their numbers."""

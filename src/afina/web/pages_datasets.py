@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from afina import actions
-from afina.actions.rows import LENGTH
+from afina.actions.datasets import LENGTH
 from afina.core.messages import N_
 from afina.core.paths import Home
 from afina.data.offers import offers
@@ -92,13 +92,13 @@ def dataset(request: Request, name: str, query: Annotated[Wanted, Depends()], pa
         return page(request, "_lengths.html", lengths=found, query=query)
     if part == "history":
         return page(request, "_history.html", **_history(request, name))
-    listed = actions.list_datasets(home)
-    info = next((item for item in listed if item.name == name), None) or actions.dataset(home, name)[0]
+    info = actions.dataset_info(home, name)
     models = [item for item in actions.list_models(home) if item.status == "ready"]
     if query.view != "turns" and not query.model and models:
         query = Wanted(**{**vars(query), "model": models[0].id})
     told: dict[str, Any] = {"info": info, "query": query, "report": None, "rows": None, "history": None, "asked": None}
     if info.size <= AT_ONCE_BYTES:
+        told["info"] = actions.dataset(home, name)[0]
         told["asked"] = actions.column_mapping(home, name)
         told |= _report(request, name, query) | _rows(home, name, query) | _history(request, name)
     return show(request, "dataset.html", models=models, **{"title": title, **told})
