@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +136,33 @@ def test_half_a_checkpoint_is_none(tiny_model: Path, tmp_path: Path) -> None:
     again = run(job(tiny_model, tmp_path / "cut", **settings))
     assert of_type(again, events.Step)[0].step == 3
     assert losses(again) == losses(whole)[2:]
+
+
+def test_a_checkpoint_is_spoken_of_when_it_is_complete(tiny_model: Path, tmp_path: Path) -> None:
+    spoken = []
+    for event in fit(job(tiny_model, tmp_path, save_every=1, eval_every=3, keep=2)):
+        if isinstance(event, events.Checkpoint):
+            spoken.append(event.step)
+            there = {saved.step: saved.folder for saved in checkpoint.complete(tmp_path)}
+            assert there[event.step] == tmp_path / event.path
+            assert not any((tmp_path / name).exists() for name in event.removed)
+    assert spoken == list(range(1, 7))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit of POSIX")
+def test_a_checkpoint_that_cannot_be_written_ends_the_run(tiny_model: Path, tmp_path: Path) -> None:
+    """The system refuses in the thread that writes; the loop gets the error, with its number."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            run(job(tiny_model, tmp_path, save_every=2, eval_every=6))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert not checkpoint.complete(tmp_path)
 
 
 def test_the_last_incomplete_step_is_used(tiny_model: Path, tmp_path: Path) -> None:

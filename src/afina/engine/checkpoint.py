@@ -1,19 +1,23 @@
 """Checkpoints: everything a run needs to go on exactly where it was. Safetensors and JSON; nothing is ever pickled.
 
 A checkpoint is written under another name and takes its own when it is complete; its manifest, written last, lists every
-file with its size. Whatever has no manifest, or files that do not match it, does not exist for the reader.
+file with its size. Whatever has no manifest, or files that do not match it, does not exist for the reader. Writing is done
+by a thread, from a copy in memory, while training goes on.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -32,32 +36,99 @@ class Saved:
     folder: Path
 
 
-def save(
-    run_folder: Path,
-    step: int,
-    trained: Trained,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    device: torch.device,
-) -> Saved:
-    """Write `checkpoints/step-000123/`: weights, optimizer, random state, and `state` (plain JSON). Raises OSError."""
-    folder = run_folder / FOLDER / f"step-{step:06d}"
+@dataclass(frozen=True)
+class _Snapshot:
+    """What one checkpoint holds, in memory, apart from what training goes on to change."""
+
+    step: int
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class Writer:
+    """Writes the checkpoints of a run beside its loop, one at a time.
+
+    `begin` copies the tensors and returns; the file system is waited for in a thread. Where there is no memory for a second
+    copy, `begin` itself writes.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self._folder = run_folder / FOLDER
+        self._thread: threading.Thread | None = None
+        self._saved: Saved | None = None
+        self._error: OSError | MemoryError | None = None
+
+    def begin(
+        self,
+        step: int,
+        trained: Trained,
+        optimizer: torch.optim.Optimizer,
+        state: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        """Start `checkpoints/step-000123/`: weights, optimizer, random state, and `state` (plain JSON).
+
+        The one before must have been asked for with `finish`.
+        """
+        tensors, numbers = _flatten(optimizer)
+        random = {f"random.{name}": value for name, value in devices.random_state(device).items()}
+        snapshot = _Snapshot(
+            step, trained.named(), {**tensors, **random}, {**state, "optimizer": numbers, "step": step}
+        )
+        if _bytes(snapshot) > devices.free_memory(torch.device("cpu")) // 4:
+            self._write(snapshot)
+            return
+        weights, rest = _copy(snapshot.weights), _copy(snapshot.optimizer)
+        snapshot = replace(snapshot, weights=weights, optimizer=rest)
+        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
+        self._thread.start()
+
+    def finish(self, wait: bool) -> Saved | None:
+        """The checkpoint begun last, once, when it is complete on disk. Raises the OSError or MemoryError it failed with."""
+        if self._thread is not None:
+            if self._thread.is_alive() and not wait:
+                return None
+            self._thread.join()
+            self._thread = None
+        saved, error, self._saved, self._error = self._saved, self._error, None, None
+        if error is not None:
+            raise error
+        return saved
+
+    def close(self) -> None:
+        """Wait for what is being written, and say nothing of it."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _write(self, snapshot: _Snapshot) -> None:
+        try:
+            self._saved = _write(self._folder / f"step-{snapshot.step:06d}", snapshot)
+        except (OSError, MemoryError) as error:
+            self._error = error
+
+
+def _write(folder: Path, snapshot: _Snapshot) -> Saved:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _save(trained.named(), part / "weights.safetensors")
-    tensors, numbers = _flatten(optimizer)
-    _save(
-        {**tensors, **{f"random.{name}": value for name, value in devices.random_state(device).items()}},
-        part / "optimizer.safetensors",
-    )
-    write_json(part / "state.json", {**state, "optimizer": numbers, "step": step})
+    _save(snapshot.weights, part / "weights.safetensors")
+    _save(snapshot.optimizer, part / "optimizer.safetensors")
+    write_json(part / "state.json", snapshot.state)
     files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-    write_json(part / "manifest.json", {"step": step, "files": files})
+    write_json(part / "manifest.json", {"step": snapshot.step, "files": files})
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     sync_folder(folder.parent)
-    return Saved(step, folder)
+    return Saved(snapshot.step, folder)
+
+
+def _bytes(snapshot: _Snapshot) -> int:
+    return sum(tensor.nbytes for part in (snapshot.weights, snapshot.optimizer) for tensor in part.values())
+
+
+def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
 def complete(run_folder: Path) -> list[Saved]:
@@ -126,9 +197,18 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], num
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:  # it says an error of the file system in words only
+        raise OSError(_number(str(error)), str(error), str(path)) from error
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _number(words: str) -> int:
+    """The error number in “… (os error 28)”."""
+    found = re.search(r"os error (\d+)", words)
+    return int(found[1]) if found else errno.EIO
 
 
 def _load(path: Path) -> dict[str, Tensor]:

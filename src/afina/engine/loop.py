@@ -37,7 +37,11 @@ def fit(job: Job) -> Iterator[Event]:
         else:
             yield made
     assert ready is not None  # noqa: S101  prepare ends with it or raises
-    yield from Run(ready).events()
+    run = Run(ready)
+    try:
+        yield from run.events()
+    finally:
+        run.writer.close()
 
 
 class Run:
@@ -55,6 +59,8 @@ class Run:
         self.step_seconds: float | None = None
         self.eval_seconds = 0.0
         self.saved_step: int | None = None
+        self.writer = checkpoint.Writer(self.folder)
+        self.best_when_saved: int | None = None
 
     def events(self) -> Iterator[Event]:
         """From the first step, or the one after the newest checkpoint, to the end."""
@@ -69,6 +75,7 @@ class Run:
             if stop:
                 break
             yield from self._train_step()
+            yield from self._written(wait=False)
             due = self.step % self.ready.eval_every == 0 or self.step == self.ready.total_steps
             best = False
             if due and self.ready.validation:
@@ -96,6 +103,7 @@ class Run:
         loss = yield from self._gradients(items, learned)
         norm = optim.clip(ready.trained.gradients(), self.spec.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            yield from self._written(wait=True)
             raise AfinaError(_not_finite(self.step + 1, loss), "failed")
         rate = ready.learning_rate * optim.rate_at(
             self.step, ready.total_steps, self.spec.warmup_steps, self.spec.schedule
@@ -198,6 +206,7 @@ class Run:
             gradients=False,
         )
         if not math.isfinite(loss):
+            yield from self._written(wait=True)
             raise AfinaError(_not_finite(self.step, loss), "failed")
         self.eval_seconds = time.perf_counter() - begin
         before = self.watch.best_trained_step
@@ -218,20 +227,31 @@ class Run:
                 yield Phase("training")
 
     def _save(self) -> Iterator[Event]:
+        """Begin to write a checkpoint of this step, unless there is one; `_written` tells when it is complete."""
         if self.saved_step == self.step:
             return
+        yield from self._written(wait=True)
         state = {
             "watch": self._timed().as_json(),
             "tokens_per_row": self.tokens_per_row,
             "checkpointing": self.checkpointing,
         }
         ready = self.ready
-        saved = checkpoint.save(self.folder, self.step, ready.trained, ready.optimizer, state, ready.device)
+        self.writer.begin(self.step, ready.trained, ready.optimizer, state, ready.device)
         self.saved_step = self.step
-        best = self.watch.best_trained_step
-        removed = checkpoint.prune(self.folder, self.spec.keep, best)
-        path = saved.folder.relative_to(self.folder).as_posix()
-        yield Checkpoint(self.step, path, best == self.step, [f"{checkpoint.FOLDER}/{name}" for name in removed])
+        self.best_when_saved = self.watch.best_trained_step
+
+    def _written(self, wait: bool) -> Iterator[Event]:
+        """Say that the checkpoint begun last is complete, when it is, and delete those it makes superfluous.
+
+        What was the best when it was begun is what it will be judged by after a resume.
+        """
+        saved = self.writer.finish(wait)
+        if saved is not None:
+            best = self.best_when_saved
+            removed = checkpoint.prune(self.folder, self.spec.keep, best)
+            path = saved.folder.relative_to(self.folder).as_posix()
+            yield Checkpoint(saved.step, path, best == saved.step, [f"{checkpoint.FOLDER}/{name}" for name in removed])
 
     def _resume(self) -> None:
         """Go back to the newest complete checkpoint, if there is one."""
@@ -256,6 +276,7 @@ class Run:
 
     def _finish(self, keep: Keep) -> Iterator[Event]:
         yield from self._save()
+        yield from self._written(wait=True)
         self._take(keep)
         yield from self._sample("after")
         yield from self.watch.saw_end(self.step)
@@ -270,6 +291,7 @@ class Run:
             yield Stopped(0, "none", None, None, self.watch.validation_loss, round(self._timed().seconds, 1))
             return
         yield from self._save()
+        yield from self._written(wait=True)
         kept = self._take(keep)
         path = yield from self._write()
         validation = self.watch.best_trained if kept == "best" else self.watch.validation_loss
