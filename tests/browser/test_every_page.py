@@ -42,7 +42,8 @@ def test_each_language_fits_a_phone(studio: Studio, open_page: Open, language: s
         settle(page)
         assert page.locator("html").get_attribute("lang") == language
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, path
-        assert re.search(r"Afina \d+\.\d+\.\d+$", page.locator(".foot").inner_text()), path
+        if path != "/chat":  # which has no room for a footer
+            assert re.search(r"Afina \d+\.\d+\.\d+$", page.locator(".foot").inner_text()), path
         unfilled = re.findall(r"\{\w+\}|\b(?:phase|error|plan|form)\.[a-z]+\b", page.locator("body").inner_text())
         assert not unfilled or path == "/api/v1/docs", path  # whose addresses hold {name} and {ref}
 
