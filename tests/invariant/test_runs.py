@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from afina.core import events
 from afina.core.errors import AfinaError
 from afina.core.files import read_json
-from afina.engine import checkpoint, model, optim
+from afina.engine import checkpoint, loop, model, optim
 from afina.engine.loop import fit
 from tests.invariant.common import job, losses, of_type, run, until
 
@@ -113,6 +113,21 @@ def test_resumed_with_less_memory_it_learns_the_same(tiny_model: Path, tmp_path:
     states = [read_json(tmp_path / name / "checkpoints" / "step-000006" / "state.json") for name in ("whole", "part")]
     assert [state["checkpointing"] for state in states] == [False, True]
     assert states[1]["tokens_per_row"] < states[0]["tokens_per_row"]
+
+
+def test_the_preflight_is_measured_and_changes_nothing(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"lora_dropout": 0.1, "save_every": 3}
+    said = run(job(tiny_model, tmp_path / "with", **settings))
+    plan = of_type(said, events.Preflight)[0]
+    assert plan.measured
+    assert plan.memory > 50_000_000
+    assert 0 < plan.seconds < 60
+    assert said.index(plan) < said.index(of_type(said, events.Sample)[0])
+    monkeypatch.setattr(loop.Run, "_preflight", lambda _: iter(()))
+    without = run(job(tiny_model, tmp_path / "without", **settings))
+    assert losses(said) == losses(without)
 
 
 def test_a_stopped_run_resumes_too(tiny_model: Path, tmp_path: Path) -> None:

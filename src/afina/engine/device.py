@@ -6,13 +6,17 @@ The CUDA and MPS branches are written after PyTorch's documentation and have not
 from __future__ import annotations
 
 import gc
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import torch
 
+from afina.core.cache import remembered
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 
@@ -46,13 +50,36 @@ def use_threads(count: int | None) -> int:
 
 def fastest_dtype(device: torch.device, shapes: Sequence[tuple[int, int]], rows: int) -> tuple[torch.dtype, float]:
     """The faster of float32 and bfloat16 for products of `rows` vectors with weights of `shapes` (outputs, inputs), and
-    its rate in FLOP/s. Measured for a few milliseconds, for no flag of the hardware tells."""
+    its rate in FLOP/s. Measured for a few milliseconds, for no flag of the hardware tells; then remembered, so that a
+    resumed run computes in the format it began with."""
+    facts = [str(device), _name(device), torch.__version__, torch.get_num_threads(), shapes, rows]
+    dtype, rate = remembered("precision", facts, lambda: _measure(device, shapes, rows))
+    return DTYPES[dtype], float(rate)
+
+
+def _measure(device: torch.device, shapes: Sequence[tuple[int, int]], rows: int) -> tuple[str, float]:
     rates = {dtype: _rate(device, shapes, rows, dtype) for dtype in _supported(device)}
     best = max(rates, key=lambda dtype: rates[dtype])
     # a tie goes to float32, which is exact: bfloat16 must be worth its rounding
     if best is torch.bfloat16 and rates[best] < 1.15 * rates[torch.float32]:
         best = torch.float32
-    return best, rates[best]
+    return str(best).removeprefix("torch."), rates[best]
+
+
+def _name(device: torch.device) -> str:
+    """What computes: the graphics card, else the processor and what of it PyTorch uses."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{platform.machine()} {_processor()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _processor() -> str:
+    """The processor's name as Linux has it, else as Python does."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def _supported(device: torch.device) -> list[torch.dtype]:

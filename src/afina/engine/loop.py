@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from afina.core.errors import AfinaError, Problem
@@ -16,7 +17,7 @@ from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, S
 from afina.core.messages import N_, Message, say
 from afina.engine import checkpoint, optim, output, samples
 from afina.engine import device as devices
-from afina.engine.batches import Item, rows_of
+from afina.engine.batches import Item, heaviest, rows_of
 from afina.engine.evaluate import validation_loss
 from afina.engine.setup import Job, Keep, Ready, prepare
 from afina.engine.watch import Watch
@@ -65,6 +66,7 @@ class Run:
     def events(self) -> Iterator[Event]:
         """From the first step, or the one after the newest checkpoint, to the end."""
         self._resume()
+        yield from self._preflight()
         if self.step == 0:
             yield from self._sample("before")
             yield from self._evaluate()
@@ -93,6 +95,36 @@ class Run:
                 yield from self._finish("best")
                 return
         yield from self._stopped(stop) if stop else self._finish("last")
+
+    def _preflight(self) -> Iterator[Event]:
+        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes."""
+        ready = self.ready
+        items = heaviest(ready.train, self.spec.examples_per_step)
+        random = devices.random_state(ready.device)
+        rate = 0.0
+
+        def compute() -> float:
+            nonlocal rate
+            ready.network.backward(next(rows_of(items[-1:], self.tokens_per_row)), 1.0)  # buffers, once
+            row = next(rows_of(items, self.tokens_per_row))
+            devices.synchronize(ready.device)
+            begin = time.perf_counter()
+            ready.network.backward(row, 1.0)
+            devices.synchronize(ready.device)
+            rate = (time.perf_counter() - begin) / len(row)
+            return rate
+
+        yield from self._fitting(compute, self.step, len(items[0]), gradients=True)
+        ready.trained.clear()
+        devices.restore_random_state(random, ready.device)
+        tokens = sum(len(ready.train[index]) for index in ready.order.epoch(0)) / ready.order.steps_per_epoch
+        self.step_seconds = rate * tokens
+        # forward is a third of forward and backward
+        self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
+        state = 0 if ready.optimizer.state else optim.STATE[self.spec.optimizer] * ready.trained.count()
+        memory = devices.peak_memory(ready.device) + state
+        yield replace(ready.preflight, memory=memory, seconds=round(self._seconds_left(), 1), measured=True)
+        self.step_seconds = None  # the first step's own time counts in full
 
     # ------------------------------------------------------------------ one optimizer step
 

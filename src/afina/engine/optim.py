@@ -127,6 +127,10 @@ def _hand_over_to(master: torch.nn.Parameter) -> Callable[[Tensor], None]:
     return hand_over
 
 
+STATE = {"adamw": 8, "adafactor": 0, "sgd": 4}
+"""Bytes that an optimizer keeps for each number it trains (Adafactor: next to nothing), from its first step on."""
+
+
 def build(name: str, trained: Trained, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (β 0.9 and 0.999), Adafactor, or SGD with momentum 0.9. Vectors (norms, biases) are never decayed."""
     matrices = [master for master in trained.masters if master.dim() >= 2]

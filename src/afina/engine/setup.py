@@ -56,7 +56,7 @@ class Job:
 
 @dataclass
 class Ready:
-    """A job with everything the loop needs."""
+    """A job with everything the loop needs. preflight: what is known before anything was computed, memory and time guessed."""
 
     job: Job
     device: torch.device
@@ -70,6 +70,7 @@ class Ready:
     eval_every: int
     save_every: int
     layout: memory.Layout
+    preflight: Preflight
     trained: optim.Trained
     optimizer: torch.optim.Optimizer
     prompts: list[samples.Prompt]
@@ -140,7 +141,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         / order.steps_per_epoch
     )
     eval_every = plan.every(spec.eval_every, steps.total)
-    yield Preflight(
+    preflight = Preflight(
         rows=order.per_epoch,
         validation_rows=len(validation),
         tokens=sum(len(item) for item in train),
@@ -169,6 +170,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         eval_every=eval_every,
         save_every=plan.every(spec.save_every, steps.total) if not validation or spec.save_every else eval_every,
         layout=layout,
+        preflight=preflight,
         trained=trained,
         optimizer=optimizer,
         prompts=samples.choose(spec.sample_prompts, [*job.validation] or job.train, chat, spec.system_prompt),

@@ -89,6 +89,8 @@ class Digest:
             self._phase(event)
         elif kind == "preflight":
             self.total_steps = event.get("total_steps")
+            if event.get("measured"):
+                self.seconds_left = event.get("seconds")
         elif kind == "step":
             self._step(event)
         elif kind == "eval":
