@@ -98,7 +98,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         if (
             kind == "error"
             and "WebSocket" not in text
-            and "ERR_CONNECTION_REFUSED" not in text
+            and not any(lost in text for lost in ("ERR_CONNECTION_", "ERR_EMPTY_RESPONSE"))
             and "status of 4" not in text
         ):
             complaints.append(text)

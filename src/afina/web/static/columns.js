@@ -6,12 +6,13 @@ const chosen = (form) => Object.fromEntries($$("select", form).map((select) => [
 
 /** Follow the form in `box`: `show(query)` draws it anew, `changed()` is called when the columns are remembered. */
 export function explain(box, address, show, changed) {
+  const ask = (form) => show(new URLSearchParams(Object.entries(chosen(form)).map(([part, column]) => [part, column ?? ""])));
   box.addEventListener("change", (event) => {
     const form = event.target.closest("form");
-    if (!form) return;
-    const pairs = Object.entries(chosen(form)).map(([part, column]) => [part, column ?? ""]);
-    show(new URLSearchParams(pairs));
+    if (form) ask(form);
   });
+  // somebody may have been quicker than this module
+  if ($$("form select", box).some((select) => select.value !== ($("option[selected]", select)?.value ?? ""))) ask($("form", box));
   box.addEventListener("submit", async (event) => {
     event.preventDefault();
     $("[type=submit]", box).disabled = true;

@@ -17,6 +17,7 @@ let offset = Number(rows.dataset.offset) || 0;
 let view = $("[data-view][aria-pressed='true']").dataset.view;
 let length = root.dataset.length;
 let turn = 0;
+let columnsTurn = 0;
 
 deleting("datasets", () => { location.href = "/datasets"; });
 
@@ -70,8 +71,13 @@ async function showRows({ remember = true } = {}) {
 }
 
 async function showColumns(query = "") {
+  const mine = ++columnsTurn;
+  await show($("#columns"), query, "report.failed", () => mine === columnsTurn);
+  await followColumns();
+}
+
+async function followColumns() {
   const box = $("#columns");
-  await show(box, query, "report.failed");
   if ($("form", box) && !box.dataset.ready) {
     box.dataset.ready = "yes";
     (await import("./columns.js")).explain(box, address, showColumns, async () => { await changed(); await showColumns(); });
@@ -213,6 +219,7 @@ const other = !asked.has("length") && kept && kept !== length;
 if (other) length = kept;
 if (report.hasAttribute("aria-busy") || other) showReport();
 else { offerProblems(); showLengths(); }
-if ($("#columns").hasAttribute("aria-busy") || $("#columns form")) showColumns();
+if ($("#columns").hasAttribute("aria-busy")) showColumns();
+else followColumns();
 if (steps.hasAttribute("aria-busy")) showHistory();
 (first ? showRows({ remember: false }) : Promise.resolve()).then(() => { if (location.hash) mark(location.hash.slice(5)); });
