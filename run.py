@@ -250,6 +250,10 @@ def demo(home: Path) -> int:
         str(source),
         "--method",
         "lora",
+        "--epochs",
+        "5",
+        "--learning-rate",
+        "5e-4",
         "--name",
         "demo {}".format(time.strftime("%Y-%m-%d %H.%M.%S")),
     ]
