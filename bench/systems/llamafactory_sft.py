@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
-from typing import Any
 
 from protocol import Turns
 
@@ -21,33 +19,10 @@ def main() -> None:
     turns = Turns()
     given = turns.settings
     import torch
+    from gate import Gate
     from llamafactory.train.tuner import run_exp
-    from transformers import TrainerCallback
 
     torch.set_num_threads(given["threads"])
-
-    class Gate(TrainerCallback):
-        """Waits for its turn, then tells how long a step took."""
-
-        def __init__(self) -> None:
-            self.begin = self.seconds = 0.0
-            self.seen = 0
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if not turns.wait():
-                turns.end()
-            self.begin = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            self.seconds = time.perf_counter() - self.begin
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-            if logs and "loss" in logs:
-                tokens = int(state.num_input_tokens_seen)
-                turns.say(
-                    step=state.global_step, seconds=self.seconds, tokens=tokens - self.seen, loss=float(logs["loss"])
-                )
-                self.seen = tokens
 
     folder = Path(given["folder"])
     (folder / "dataset_info.json").write_text(json.dumps({"bench": {"file_name": given["dataset"]}}))
@@ -77,7 +52,7 @@ def main() -> None:
             "use_cpu": True,
             "include_num_input_tokens_seen": "non_padding",
         },
-        callbacks=[Gate()],
+        callbacks=[Gate(turns)],
     )
     turns.end()
 

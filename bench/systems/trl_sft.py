@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from typing import Any
 
 from protocol import Turns
 
@@ -15,34 +13,12 @@ def main() -> None:
     given = turns.settings
     import torch
     from datasets import Dataset
+    from gate import Gate
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
 
     torch.set_num_threads(given["threads"])
-
-    class Gate(TrainerCallback):
-        """Waits for its turn, then tells how long a step took."""
-
-        def __init__(self) -> None:
-            self.begin = self.seconds = 0.0
-            self.seen = 0
-
-        def on_step_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            if not turns.wait():
-                turns.end()
-            self.begin = time.perf_counter()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-            self.seconds = time.perf_counter() - self.begin
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-            if logs and "loss" in logs:
-                tokens = int(state.num_input_tokens_seen)
-                turns.say(
-                    step=state.global_step, seconds=self.seconds, tokens=tokens - self.seen, loss=float(logs["loss"])
-                )
-                self.seen = tokens
 
     with open(given["tokens"], encoding="utf-8") as file:  # noqa: PTH123
         rows = json.load(file)
@@ -84,7 +60,7 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows),
         processing_class=AutoTokenizer.from_pretrained(given["model"]),
         peft_config=lora if given["method"] == "lora" else None,
-        callbacks=[Gate()],
+        callbacks=[Gate(turns)],
     )
     trainer.train()
     turns.end()
