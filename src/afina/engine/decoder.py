@@ -206,8 +206,8 @@ def _norm_backward(
         return None, [], first.backward_parameters(d_first, norm.apply(x, inverse), z)
     d_h, dz = first.backward_input(d_first)
     of_first = first.backward_parameters(d_first, norm.apply(x, inverse), z, dz)
-    dx, d_weight = norm.backward(d_h, x, inverse)
-    return dx.add_(dy), [] if d_weight is None else [d_weight], of_first
+    dx, d_weight = norm.backward(d_h, x, inverse, residual=dy)
+    return dx, [] if d_weight is None else [d_weight], of_first
 
 
 class _Half(torch.autograd.Function):

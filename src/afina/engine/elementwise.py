@@ -1,7 +1,7 @@
 """What happens to each token by itself between the products: norms, rotations, gates; forward and backward by hand.
 
-Written with as few passes over memory as PyTorch's operators allow: results go into given buffers, and what is cheap is
-computed again in backward rather than kept. Knows nothing of layers, adapters or autograd.
+By compiled kernels where this machine has them, else with as few passes over memory as PyTorch's operators allow: results go into
+given buffers, and what is cheap is computed again in backward rather than kept. Knows nothing of layers, adapters or autograd.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from afina.engine import native
 
 ROWS_AT_ONCE = 512
 """Tokens an element-wise chain goes over together, so that what it reads next is still in the cache."""
@@ -33,6 +35,8 @@ class Norm:
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (…, d) → y (…, d), and 1 / rms (…, 1) in float32, which backward needs."""
+        if native.serves(x):
+            return native.norm(x, self.scale(), self.eps)
         inverse = self.inverse(x)
         return self.apply(x, inverse), inverse
 
@@ -43,25 +47,33 @@ class Norm:
 
     def apply(self, x: Tensor, inverse: Tensor) -> Tensor:
         """y again, from x and its 1 / rms."""
+        if native.serves(x):
+            return native.norm(x, self.scale(), self.eps, inverse)[0]
         if x.dtype == torch.float32:
             return (x * inverse).mul_(self.scale())
         if self.plus_one:
             return (x * inverse).mul_(self.scale()).to(x.dtype)
         return (x * inverse).to(x.dtype).mul_(self.weight)
 
-    def backward(self, dy: Tensor, x: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The gradients of x, and of the weight where it is trained.
+    def backward(
+        self, dy: Tensor, x: Tensor, inverse: Tensor, residual: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The gradients of x (plus `residual`), and of the weight where it is trained.
 
         With u = x / rms and t = dy · scale: dx = (t - u · mean(t · u)) / rms.
         """
-        wide = dy.float()
         d_weight = None
+        if native.serves(x, dy) and (residual is None or native.serves(x, residual)):
+            if self.weight.requires_grad:
+                d_weight = native.norm_scale_gradient(dy, x, inverse).to(self.weight.dtype)
+            return native.norm_backward(dy, x, self.scale(), inverse, residual), d_weight
+        wide = dy.float()
         if self.weight.requires_grad:
             d_weight = (wide * x * inverse).reshape(-1, x.shape[-1]).sum(dim=0).to(self.weight.dtype)
         t = wide * self.scale()
         mean = (t * x).sum(dim=-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
-        dx = t.mul_(inverse).sub_(x * mean)
-        return dx.to(dy.dtype), d_weight
+        dx = t.mul_(inverse).sub_(x * mean).to(dy.dtype)
+        return dx if residual is None else dx.add_(residual), d_weight
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
@@ -69,6 +81,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
 
     Pairs are (i, i + size / 2), as in the Hugging Face models. back: the inverse, which is also the gradient.
     """
+    if native.serves(cos, sin) and x.dtype == cos.dtype and x.stride()[1:] == (x.shape[2], 1):
+        native.rotate(x, cos, sin, back)
+        return
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
     crossed = first * sin
@@ -82,6 +97,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:
 
 def gated(gate_up: Tensor, activation: str) -> Tensor:
     """act(gate) · up of gate_up (T, 2·inner), gates first (Shazeer 2020, “GLU variants improve Transformer”)."""
+    if native.serves(gate_up):
+        return native.gated(gate_up, gelu=activation != "silu")
     gate, up = gate_up.chunk(2, dim=-1)
     active = F.silu(gate) if activation == "silu" else F.gelu(gate, approximate="tanh")
     return active.mul_(up)
@@ -89,6 +106,8 @@ def gated(gate_up: Tensor, activation: str) -> Tensor:
 
 def gated_backward(d_inner: Tensor, gate_up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     """The gradient of `gate_up`, and act(gate) · up once more, which the next product's gradient needs."""
+    if native.serves(gate_up, d_inner):
+        return native.gated_backward(d_inner, gate_up, gelu=activation != "silu")
     d_gate_up, inner = torch.empty_like(gate_up), torch.empty_like(d_inner)
     width = d_inner.shape[-1]
     for start in range(0, gate_up.shape[0], ROWS_AT_ONCE):

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afina.engine import native
+
 SCORES_AT_ONCE = 24_000_000
 """Scores held at a time (96 MB in float32), which sets how many tokens a chunk has."""
 
@@ -37,30 +39,17 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         size = max(32, SCORES_AT_ONCE // weight.shape[0])
         for start in range(0, hidden.shape[0], size):
             h, t = hidden[start : start + size], targets[start : start + size]
-            scores = torch.nn.functional.linear(h, weight, bias).float()
-            if scale != 1.0:
-                scores *= scale
-            if softcap is not None:
-                scores = scores.div_(softcap).tanh_().mul_(softcap)
-            slope = None if softcap is None or not any(ctx.needs_input_grad) else 1 - (scores / softcap).square_()
-            # softmax in place; its row sums are divided by where it is smallest: on the result's side of the products
-            scores -= scores.amax(dim=1, keepdim=True)
-            wanted = scores.gather(1, t[:, None])[:, 0]
-            sums = scores.exp_().sum(dim=1)
-            total += (sums.log() - wanted).sum()
-            if not (need_hidden or need_weight or need_bias):
+            scores = torch.nn.functional.linear(h, weight, bias)
+            losses, grad = _rows(scores, t, scale, softcap, need_hidden or need_weight or need_bias)
+            total += losses.sum()
+            if grad is None:
                 continue
-            scores.scatter_add_(1, t[:, None], -sums[:, None])
-            if slope is not None:
-                scores *= slope
-            share = (scale / sums)[:, None]
             if grad_bias is not None:
-                grad_bias += (scores * share).sum(dim=0)
-            grad = scores.to(hidden.dtype)
+                grad_bias += grad.sum(dim=0, dtype=torch.float32)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[start : start + size]).mul_(share)
+                torch.mm(grad, weight, out=grad_hidden[start : start + size])
             if grad_weight is not None:
-                _add_product(grad_weight, grad, h * share.to(h.dtype))
+                _add_product(grad_weight, grad, h)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total
@@ -73,6 +62,31 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ]
         ctx.grads = None
         return (*grads, None, None, None)
+
+
+def _rows(
+    scores: Tensor, targets: Tensor, scale: float, softcap: float | None, need: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of each row (N,), float32, and where there is `need` the gradient of `scores`, which takes their place."""
+    if native.serves(scores):
+        losses = native.cross_entropy(scores, targets, scale, softcap, need)
+        return losses, scores if need else None
+    wide = scores.float()
+    if scale != 1.0:
+        wide *= scale
+    if softcap is not None:
+        wide = wide.div_(softcap).tanh_().mul_(softcap)
+    slope = None if softcap is None or not need else 1 - (wide / softcap).square_()
+    wide -= wide.amax(dim=1, keepdim=True)
+    wanted = wide.gather(1, targets[:, None])[:, 0]
+    sums = wide.exp_().sum(dim=1)
+    losses = sums.log() - wanted
+    if not need:
+        return losses, None
+    wide.scatter_add_(1, targets[:, None], -sums[:, None])
+    if slope is not None:
+        wide *= slope
+    return losses, wide.mul_((scale / sums)[:, None]).to(scores.dtype)
 
 
 def _add_product(into: Tensor, grad: Tensor, h: Tensor) -> None:

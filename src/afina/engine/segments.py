@@ -1,6 +1,6 @@
 """Attention within each of several examples that lie end to end, forward and backward, without a mask over the whole row.
 
-On the processor. Queries are taken a block at a time against all keys they may see, so a long example needs memory by
+On the processor, by compiled kernels where this machine has them. Without, queries are taken a block at a time against all keys they may see, so a long example needs memory by
 its length and not by its square, and the half of the scores that nobody may look at is hardly computed. Where PyTorch's
 own causal kernel fits (no window, no soft cap) it does the forward pass. Knows nothing of layers or autograd.
 """
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from afina.engine import native
 
 QUERIES_AT_ONCE = 256
 
@@ -32,42 +34,60 @@ class Heads:
     softcap: float | None = None
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """Query heads, key heads, size."""
+        return self.queries, self.keys, self.size
+
+    @property
     def widths(self) -> list[int]:
         """Columns of queries, keys and values in a row of `qkv`."""
         return [self.queries * self.size, self.keys * self.size, self.keys * self.size]
 
 
-def attend(qkv: Tensor, heads: Heads, lengths: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
-    """qkv (T, queries + keys + values) → (T, queries · size), and per example log Σ exp of each query's scores (queries, L)."""
+def attend(qkv: Tensor, heads: Heads, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """qkv (T, queries + keys + values) → (T, queries · size), and log Σ exp of each query's scores, float32 (queries, T)."""
+    if _compiled(qkv, heads) and (qkv.dtype == torch.float32 or not _fits_torch(heads, max(lengths))):
+        return native.attend(qkv, lengths, *heads.shape, heads.scaling, heads.window)
     out = qkv.new_empty(qkv.shape[0], heads.queries * heads.size)
-    sums = []
+    sums = torch.empty(heads.queries, qkv.shape[0], dtype=torch.float32)
     for start, length in _examples(lengths):
         rows = qkv[start : start + length]
         target = out[start : start + length].view(length, heads.queries, heads.size)
-        if heads.softcap is None and (heads.window is None or length <= heads.window):
+        if _fits_torch(heads, length):
             q, k, v = (
                 split_heads(part, heads.size).transpose(0, 1)[None] for part in torch.split(rows, heads.widths, dim=1)
             )
             kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
             answer, norm = kernel(q, k, v, 0.0, True, scale=heads.scaling)
             target.copy_(answer[0].transpose(0, 1))
-            sums.append(norm[0])
+            sums[:, start : start + length] = norm[0]
         else:
-            sums.append(_forward(rows, heads, target))
+            sums[:, start : start + length] = _forward(rows, heads, target)
     return out, sums
 
 
 def attend_backward(
-    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Sequence[Tensor], heads: Heads, lengths: Sequence[int]
+    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, heads: Heads, lengths: Sequence[int]
 ) -> Tensor:
     """The gradient of `qkv` from that of the output; scores are computed again, not kept."""
+    if _compiled(qkv, heads) and native.serves(d_out, out, qkv):
+        return native.attend_backward(d_out, qkv, out, sums, lengths, *heads.shape, heads.scaling, heads.window)
     d_qkv = torch.empty_like(qkv)
     # Σ_j p_ij · dp_ij of every query is its output's product with the output's gradient (Dao et al. 2022, appendix B)
     inner = split_heads(d_out * out, heads.size).sum(dim=-1, dtype=torch.float32)
-    for (start, length), norm in zip(_examples(lengths), sums, strict=True):
+    for start, length in _examples(lengths):
         rows = slice(start, start + length)
-        _backward(d_out[rows], qkv[rows], norm, inner[rows], heads, d_qkv[rows])
+        _backward(d_out[rows], qkv[rows], sums[:, rows], inner[rows], heads, d_qkv[rows])
     return d_qkv
+
+
+def _compiled(qkv: Tensor, heads: Heads) -> bool:
+    return heads.softcap is None and native.serves(qkv) and native.serves_heads(heads.size)
+
+
+def _fits_torch(heads: Heads, length: int) -> bool:
+    """Whether PyTorch's own causal kernel serves an example; in bfloat16 it uses matrix units that ours does not."""
+    return heads.softcap is None and (heads.window is None or length <= heads.window)
 
 
 def _examples(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

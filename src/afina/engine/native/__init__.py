@@ -1,0 +1,131 @@
+"""What lies between the products, by compiled kernels where there are some (`kernels.c`): the same results, fewer passes.
+
+Each function here takes and gives tensors and is asked for only where `serves` says so; its twin in PyTorch's own
+operators stands beside the call, in `elementwise.py`, `segments.py` and `loss.py`, and the tests hold one to the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import c_float, c_int, c_long, c_void_p
+
+import torch
+from torch import Tensor
+
+from afina.engine.native.build import library
+
+NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether there are kernels for these: on the processor, of one format, lying in one piece."""
+    first = tensors[0]
+    if library() is None or first.dtype not in NAMES:
+        return False
+    return all(each.device.type == "cpu" and each.dtype == first.dtype and each.is_contiguous() for each in tensors)
+
+
+def serves_heads(size: int) -> bool:
+    """Whether attention is there for heads of `size`: whole registers."""
+    found = library()
+    return found is not None and size % int(found.lanes_of()) == 0
+
+
+def norm(x: Tensor, scale: Tensor, eps: float, inverse: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x · inverse · scale, and inverse = 1 / √(mean(x²) + eps) (…, 1) in float32, which is computed unless given."""
+    y = torch.empty_like(x)
+    given = inverse is not None
+    known = torch.empty((*x.shape[:-1], 1), dtype=torch.float32) if inverse is None else inverse
+    width = x.shape[-1]
+    _call("norm", x, x, scale, known, y, x.numel() // width, width, eps, given)
+    return y, known
+
+
+def norm_backward(dy: Tensor, x: Tensor, scale: Tensor, inverse: Tensor, residual: Tensor | None) -> Tensor:
+    """The gradient of x, plus `residual`."""
+    dx = torch.empty_like(x)
+    width = x.shape[-1]
+    _call("norm_backward", x, dy, x, scale, inverse, residual, dx, x.numel() // width, width)
+    return dx
+
+
+def norm_scale_gradient(dy: Tensor, x: Tensor, inverse: Tensor) -> Tensor:
+    """The gradient of the scale, float32 (d,)."""
+    width = x.shape[-1]
+    d_scale = torch.empty(width, dtype=torch.float32)
+    _call("norm_scale_gradient", x, dy, x, inverse, d_scale, x.numel() // width, width)
+    return d_scale
+
+
+def gated(gate_up: Tensor, gelu: bool) -> Tensor:
+    """act(gate) · up of gate_up (T, 2·inner)."""
+    rows, width = gate_up.shape[0], gate_up.shape[1] // 2
+    inner = gate_up.new_empty(rows, width)
+    _call("gated", gate_up, gate_up, inner, rows, width, gelu)
+    return inner
+
+
+def gated_backward(d_inner: Tensor, gate_up: Tensor, gelu: bool) -> tuple[Tensor, Tensor]:
+    """The gradient of `gate_up`, and act(gate) · up once more."""
+    d_gate_up, inner = torch.empty_like(gate_up), torch.empty_like(d_inner)
+    _call("gated_backward", gate_up, d_inner, gate_up, d_gate_up, inner, *d_inner.shape, gelu)
+    return d_gate_up, inner
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, back: bool) -> None:
+    """Rotary positions in place: x (T, heads, size) whose rows may lie apart, cos and sin (T, 1, size / 2)."""
+    _call("rotate", x, x, cos, sin, x.shape[0], x.stride(0), x.shape[1], x.shape[2], back)
+
+
+def cross_entropy(scores: Tensor, targets: Tensor, scale: float, softcap: float | None, gradient: bool) -> Tensor:
+    """The loss of each row of `scores` (N, V), float32 (N,); where `gradient`, `scores` become its gradient."""
+    losses = torch.empty(scores.shape[0], dtype=torch.float32)
+    _call("cross_entropy", scores, scores, targets, losses, *scores.shape, scale, softcap or 0.0, gradient)
+    return losses
+
+
+def attend(
+    qkv: Tensor, lengths: Sequence[int], queries: int, keys: int, size: int, scaling: float, window: int | None
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of every example by itself: what the heads found (T, queries · size), and log Σ e^score (queries, T)."""
+    out = qkv.new_empty(qkv.shape[0], queries * size)
+    sums = torch.empty(queries, qkv.shape[0], dtype=torch.float32)
+    _call("attend", qkv, qkv, out, sums, _starts(lengths), len(lengths), queries, keys, size, scaling, window or 0)
+    return out, sums
+
+
+def attend_backward(
+    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, lengths: Sequence[int], queries: int, keys: int, size: int,
+    scaling: float, window: int | None,
+) -> Tensor:  # fmt: skip
+    """The gradient of `qkv`."""
+    d_qkv = torch.empty_like(qkv)
+    starts = _starts(lengths)
+    shape = (queries, keys, size)
+    _call("attend_backward", qkv, d_out, qkv, out, sums, d_qkv, starts, len(lengths), *shape, scaling, window or 0)
+    return d_qkv
+
+
+def _starts(lengths: Sequence[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).int()
+
+
+def _call(name: str, like: Tensor, *values: Tensor | float | bool | None) -> None:
+    """The kernel `name` for the format of `like`. Raises MemoryError where it found no memory to work in."""
+    kernel = getattr(library(), f"{name}_{NAMES[like.dtype]}")
+    if kernel(*map(_argument, values)):
+        raise MemoryError(f"no memory for {name}")
+
+
+def _argument(value: Tensor | float | bool | None) -> c_void_p | c_int | c_long | c_float:
+    match value:
+        case None:
+            return c_void_p(0)
+        case Tensor():
+            return c_void_p(value.data_ptr())
+        case bool():
+            return c_int(value)
+        case int():
+            return c_long(value)
+        case _:
+            return c_float(value)

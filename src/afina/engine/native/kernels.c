@@ -1,0 +1,136 @@
+/* What lies between the matrix products of a step, each in as few passes over memory as it takes.
+ *
+ * Plain C with OpenMP, one file, no headers but the compiler's: `afina.engine.native` compiles it for the machine at hand
+ * and calls it with the addresses of PyTorch's tensors. Everything is computed in float32; tensors are float32 or
+ * bfloat16 (rows.h and tiles.h are compiled once for each). Knows nothing of layers, adapters or autograd. Results do
+ * not depend on how the work is shared out among threads.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+enum { LANES = 16, ACROSS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, ACROSS = 2 };
+#else
+enum { LANES = 4, ACROSS = 4 };
+#endif
+enum { DOWN = 6, TILE = 64 };
+
+typedef float lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+static inline float widen(uint16_t value) {
+    union { uint32_t bits; float number; } word = {(uint32_t)value << 16};
+    return word.number;
+}
+
+/* To the nearest bfloat16, ties to even; what is no number stays none. */
+static inline uint16_t narrow(float value) {
+    union { float number; uint32_t bits; } word = {value};
+    uint32_t rounded = (word.bits + 0x7fffu + ((word.bits >> 16) & 1u)) >> 16;
+    return value != value ? 0x7fc0u : (uint16_t)rounded;
+}
+
+/* e^x to 2 units in the last place: x = n·ln 2 + r, the polynomial of Cephes' expf for r. */
+static inline float exponential(float x) {
+    x = x > 88.0f ? 88.0f : x;
+    x = x < -87.0f ? -87.0f : x;
+    float n = __builtin_rintf(x * 1.44269504088896341f);
+    float r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    union { int32_t bits; float number; } power = {((int32_t)n + 127) << 23};
+    return p * power.number;
+}
+
+static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+/* One block of C (m × n) = or += A (m × k) · B (k × n): m up to DOWN, n in whole lanes up to ACROSS of them, all in registers.
+ * a_down, a_along: distance in A between rows and between columns, so that A may lie transposed. */
+#define BLOCK(m, n)                                                                                                    \
+    static void block_##m##_##n(long k, const float *restrict a, long a_down, long a_along, const float *restrict b,   \
+                                long b_down, float *restrict c, long c_down, int add) {                                \
+        lanes sum[m][n];                                                                                               \
+        for (int i = 0; i < m; i++)                                                                                    \
+            for (int j = 0; j < n; j++)                                                                                \
+                sum[i][j] = add ? *(const lanes *)(c + i * c_down + j * LANES) : (lanes){0};                            \
+        for (long step = 0; step < k; step++) {                                                                        \
+            lanes row[n];                                                                                              \
+            for (int j = 0; j < n; j++) row[j] = *(const lanes *)(b + step * b_down + j * LANES);                      \
+            for (int i = 0; i < m; i++) {                                                                              \
+                float value = a[i * a_down + step * a_along];                                                          \
+                for (int j = 0; j < n; j++) sum[i][j] += value * row[j];                                               \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int i = 0; i < m; i++)                                                                                    \
+            for (int j = 0; j < n; j++) *(lanes *)(c + i * c_down + j * LANES) = sum[i][j];                             \
+    }
+#define BLOCKS(n) BLOCK(6, n) BLOCK(5, n) BLOCK(4, n) BLOCK(3, n) BLOCK(2, n) BLOCK(1, n)
+BLOCKS(1)
+BLOCKS(2)
+BLOCKS(3)
+BLOCKS(4)
+
+typedef void (*block_function)(long, const float *, long, long, const float *, long, float *, long, int);
+#define COLUMN(n) {block_1_##n, block_2_##n, block_3_##n, block_4_##n, block_5_##n, block_6_##n}
+static const block_function block_of[4][6] = {COLUMN(1), COLUMN(2), COLUMN(3), COLUMN(4)};
+
+/* C (m × n) = or += A (m × k) · B (k × n), n in whole lanes. */
+static void product(long m, long n, long k, const float *a, long a_down, long a_along, const float *b, long b_down,
+                    float *c, long c_down, int add) {
+    for (long j = 0; j < n; j += ACROSS * LANES) {
+        long across = MIN(ACROSS, (n - j) / LANES);
+        for (long i = 0; i < m; i += DOWN)
+            block_of[across - 1][MIN(DOWN, m - i) - 1](k, a + i * a_down, a_down, a_along, b + j, b_down,
+                                                       c + i * c_down + j, c_down, add);
+    }
+}
+
+/* A score that weighs nothing beside any other. */
+#define NOTHING (-1e30f)
+
+static long count_tiles(const int32_t *starts, long examples) {
+    long tiles = 0;
+    for (long e = 0; e < examples; e++) tiles += (starts[e + 1] - starts[e] + TILE - 1) / TILE;
+    return tiles;
+}
+
+/* Example and first row of every tile. */
+static void list_tiles(const int32_t *starts, long examples, int32_t *work) {
+    for (long e = 0; e < examples; e++)
+        for (long first = starts[e]; first < starts[e + 1]; first += TILE) {
+            *work++ = (int32_t)e;
+            *work++ = (int32_t)first;
+        }
+}
+
+/* Numbers in a register: heads must have a multiple of that. */
+long lanes_of(void) { return LANES; }
+
+#define NUMBER float
+#define NAME(name) name##_float32
+#define GET(value) (value)
+#define PUT(value) (value)
+#include "rows.h"
+#include "tiles.h"
+#undef NUMBER
+#undef NAME
+#undef GET
+#undef PUT
+
+#define NUMBER uint16_t
+#define NAME(name) name##_bfloat16
+#define GET(value) widen(value)
+#define PUT(value) narrow(value)
+#include "rows.h"
+#include "tiles.h"
