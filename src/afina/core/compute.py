@@ -13,10 +13,11 @@ def compute_environment(threads: int | None = None) -> dict[str, str]:
 
     Threads that wait spin for some microseconds and then sleep: when other programs compute too, spinning on makes a step
     many times slower, and not spinning at all costs a quarter on a quiet machine. The allocator keeps what is freed and
-    uses large pages (glibc's switches; elsewhere they mean nothing): without, a step maps and clears its memory anew.
+    uses large pages (glibc's switches; elsewhere they mean nothing): without, a step maps and clears its memory anew. Of products
+    compiled for their shapes (oneDNN) the last few hundred are kept; each takes half a megabyte.
     """
     count = str(threads or thread_count())
-    quick = {"GOMP_SPINCOUNT": "20000"}
+    quick = {"GOMP_SPINCOUNT": "20000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "400"}
     tuned = {
         "OMP_NUM_THREADS": count,
         "MKL_NUM_THREADS": count,

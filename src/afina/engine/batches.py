@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from afina.data.mix import mix
@@ -58,6 +59,15 @@ class Row:
         move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.positions, self.at, self.targets))
         ids, positions, at, targets = move
         return Row(ids, positions, self.lengths, at, targets)
+
+    def filled_up(self, multiple: int) -> Row:
+        """The same with an example of no meaning at the end, of which nothing is learned, so that its length is a multiple of
+        `multiple`: the loss and every gradient stay what they were."""
+        more = -len(self) % multiple
+        if not more:
+            return self
+        ids, positions = F.pad(self.ids, (0, more)), torch.cat([self.positions, torch.arange(more)])
+        return Row(ids, positions, (*self.lengths, more), self.at, self.targets)
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])

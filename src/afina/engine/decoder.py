@@ -10,6 +10,7 @@ Only for the processor: graphics cards have fused kernels that are reached throu
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afina.engine import elementwise, segments
+from afina.engine import elementwise, segments, shapes
 from afina.engine.elementwise import Norm
 from afina.engine.projection import Projection
 from afina.engine.segments import Heads
@@ -33,6 +34,37 @@ class Place:
     lengths: Sequence[int]
     cos: Tensor
     sin: Tensor
+
+
+class _Taken:
+    """Lives as long as something in a room waits for its backward."""
+
+
+class Room:
+    """Memory for what half a layer keeps until backward, the same for every row of up to `tokens`, and for longer ones made
+    anew: what has one size and place does not break the heap into pieces."""
+
+    def __init__(self, tokens: int) -> None:
+        self._tokens = tokens
+        self._blocks: dict[str, Tensor] = {}
+        self._taken: weakref.ref[_Taken] | None = None
+
+    def begin(self) -> _Taken | None:
+        """To be held until what is taken from here on is no longer needed; None while somebody else holds it."""
+        if self._taken is not None and self._taken() is not None:
+            return None
+        taken = _Taken()
+        self._taken = weakref.ref(taken)
+        return taken
+
+    def take(self, name: str, like: Tensor, width: int) -> Tensor:
+        """(T, width) in the format of `like` (T, …); what was taken under this name before is overwritten."""
+        size = like.shape[0] * width
+        block = self._blocks.get(name)
+        if block is None or block.numel() < size or block.dtype != like.dtype:
+            self._blocks.pop(name, None)
+            block = self._blocks[name] = like.new_empty(max(like.shape[0], self._tokens) * width)
+        return block[:size].view(like.shape[0], width)
 
 
 @dataclass(frozen=True)
@@ -58,16 +90,22 @@ class Attention:
             *_trained(self.post),
         ]
 
+    @property
+    def blocks(self) -> list[int]:
+        """The addresses of its fused weights."""
+        return [*self.qkv.blocks, *self.output.blocks]
+
     def refresh(self) -> None:
         """Take in changed adapters."""
         self.qkv.refresh()
         self.output.refresh()
 
-    def forward(self, x: Tensor, place: Place, keep: bool) -> tuple[Tensor, Any]:
-        """x (T, d) → x + attention(norm(x)), and what backward needs."""
-        inverse, qkv, z, raw = self._project(x, place, keep)
-        out, sums = segments.attend(qkv, self.heads, place.lengths)
-        y, z_out, after = _residual(x, out, self.output, self.post, keep)
+    def forward(self, x: Tensor, place: Place, keep: bool, room: Room | None = None) -> tuple[Tensor, Any]:
+        """x (T, d) → x + attention(norm(x)), and what backward needs, in `room` where given."""
+        inverse, qkv, z, raw = self._project(x, place, keep, room)
+        into = room and room.take("out", x, self.heads.widths[0])
+        out, sums = segments.attend(qkv, self.heads, place.lengths, into)
+        y, z_out, after = _residual(x, out, self.output, self.post, keep, room)
         return y, (inverse, qkv, z, raw, out, sums, z_out, after)
 
     def project(self, x: Tensor, place: Place) -> Tensor:
@@ -78,9 +116,11 @@ class Attention:
         """The last part of `forward`: x + what the heads found."""
         return _residual(x, out, self.output, self.post, keep=False)[0]
 
-    def _project(self, x: Tensor, place: Place, keep: bool) -> tuple[Tensor, Tensor, Tensor | None, Any]:
+    def _project(
+        self, x: Tensor, place: Place, keep: bool, room: Room | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         h, inverse = self.norm.forward(x)
-        qkv, z = self.qkv.forward(h, keep=keep)
+        qkv, z = self.qkv.forward(h, keep=keep, out=room and room.take("qkv", x, sum(self.heads.widths)))
         raw = self._norm_heads(qkv) if self.head_norms else None
         elementwise.rotate(self._turned(qkv), place.cos, place.sin)
         return inverse, qkv, z, raw
@@ -141,17 +181,22 @@ class FeedForward:
         """What is trained, in the order of `backward`'s gradients."""
         return [*_trained(self.norm), *self.gate_up.parameters, *self.down.parameters, *_trained(self.post)]
 
+    @property
+    def blocks(self) -> list[int]:
+        """The addresses of its fused weights."""
+        return [*self.gate_up.blocks, *self.down.blocks]
+
     def refresh(self) -> None:
         """Take in changed adapters."""
         self.gate_up.refresh()
         self.down.refresh()
 
-    def forward(self, x: Tensor, place: Place, keep: bool) -> tuple[Tensor, Any]:
-        """x (T, d) → x + down(act(gate) · up), and what backward needs."""
+    def forward(self, x: Tensor, place: Place, keep: bool, room: Room | None = None) -> tuple[Tensor, Any]:
+        """x (T, d) → x + down(act(gate) · up), and what backward needs, in `room` where given."""
         h, inverse = self.norm.forward(x)
-        gate_up, z = self.gate_up.forward(h, keep=keep)
+        gate_up, z = self.gate_up.forward(h, keep=keep, out=room and room.take("gate_up", x, sum(self.gate_up.sizes)))
         inner = elementwise.gated(gate_up, self.activation)
-        y, z_down, after = _residual(x, inner, self.down, self.post, keep)
+        y, z_down, after = _residual(x, inner, self.down, self.post, keep, room)
         return y, (inverse, gate_up, z, z_down, after)
 
     def backward(
@@ -172,12 +217,15 @@ def _trained(*norms: Norm | None) -> list[Tensor]:
     return [norm.weight for norm in norms if norm is not None and norm.weight.requires_grad]
 
 
-def _residual(x: Tensor, inner: Tensor, last: Projection, post: Norm | None, keep: bool) -> tuple[Tensor, Any, Any]:
+def _residual(
+    x: Tensor, inner: Tensor, last: Projection, post: Norm | None, keep: bool, room: Room | None = None
+) -> tuple[Tensor, Any, Any]:
     """x + [post](last(inner)); with what backward needs: z, and the result before its norm with its 1 / rms."""
+    into = room and room.take("y", x, x.shape[1])
     if post is None:
-        y, z = last.forward(inner, add=x, keep=keep)
+        y, z = last.forward(inner, add=x, keep=keep, out=into)
         return y, z, None
-    result, z = last.forward(inner, keep=keep)
+    result, z = last.forward(inner, keep=keep, out=into)
     normed, inverse = post.forward(result)
     return normed.add_(x), z, (result, inverse)
 
@@ -214,9 +262,10 @@ class _Half(torch.autograd.Function):
     """Half a layer for autograd: x and the parameters in, x plus something out."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, half: Any, place: Place, again: bool, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, half: Any, place: Place, again: bool, room: Room, *parameters: Tensor) -> Tensor:
         y: Tensor
-        y, kept = half.forward(x, place, keep=not again)
+        ctx.taken = None if again else room.begin()
+        y, kept = half.forward(x, place, keep=not again, room=room if ctx.taken else None)
         ctx.half, ctx.place, ctx.kept = half, place, None if again else kept
         ctx.save_for_backward(x)
         return y
@@ -226,8 +275,8 @@ class _Half(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         kept = ctx.half.forward(x, ctx.place, keep=True)[1] if ctx.kept is None else ctx.kept
         dx, grads = ctx.half.backward(grad_outputs[0], x, kept, ctx.place, ctx.needs_input_grad[0])
-        ctx.kept = None
-        return (dx, None, None, None, *grads)
+        ctx.kept = ctx.taken = None
+        return (dx, None, None, None, None, *grads)
 
 
 class Decoder:
@@ -235,7 +284,8 @@ class Decoder:
 
     recompute: keep only the input of every half layer and compute the rest again in backward (activation checkpointing).
     changed: to be set whenever the weights were changed from outside (fused optimizers leave no trace in a tensor's
-    version). layers: ((attention, feed-forward), which rotary positions) of each; rope: the kind of those. Raises
+    version). layers: ((attention, feed-forward), which rotary positions) of each; rope: the kind of those; multiple: what the number
+    of tokens should be a multiple of. Raises
     ValueError for a model that is put together otherwise than this knows.
     """
 
@@ -251,6 +301,9 @@ class Decoder:
         self.recompute = False
         self.changed = True
         self._dtype: torch.dtype | None = None
+        self.multiple = shapes.multiple(model.dtype)
+        self._rooms: dict[int, Room] = {}
+        self._tokens = 0
         self.rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
         self._embed, self._rotary, self._last = inner.embed_tokens, inner.rotary_emb, inner.norm
         types = getattr(config, "layer_types", None) if config.model_type == "gemma3_text" else None
@@ -258,6 +311,7 @@ class Decoder:
         for index, layer in enumerate(inner.layers):
             halves = (_attention(layer, config), _feed_forward(layer, config))
             self.layers.append((halves, types[index] if types else None))
+        _own(model, {at for (one, two), _ in self.layers for at in (*one.blocks, *two.blocks)})
 
     def hidden(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
         """ids and positions (T,), examples of `lengths` end to end → the last hidden states (T, d), after the last norm."""
@@ -269,10 +323,16 @@ class Decoder:
                 places[kind] = self.place(x, positions, lengths, kind)
             for half in halves:
                 if torch.is_grad_enabled():
-                    x = _Half.apply(x, half, places[kind], self.recompute, *half.parameters)  # type: ignore[no-untyped-call]
+                    room = self._rooms.setdefault(id(half), Room(self._tokens))
+                    x = _Half.apply(x, half, places[kind], self.recompute, room, *half.parameters)  # type: ignore[no-untyped-call]
                 else:
                     x = half.forward(x, places[kind], keep=False)[0]
         return self.last(x)
+
+    def reserve(self, tokens: int) -> None:
+        """Let what is kept for backward have memory for rows of `tokens`, and forget what it had."""
+        self._rooms.clear()
+        self._tokens = tokens + -tokens % self.multiple
 
     def refresh(self) -> None:
         """Take in what was changed from outside."""
@@ -302,6 +362,14 @@ class Decoder:
         cos, sin = self._rotary(x[None], positions[None], *more)
         half = cos.shape[-1] // 2
         return Place(lengths, cos[0, :, None, :half].contiguous(), sin[0, :, None, :half].contiguous())
+
+
+def _own(model: Any, blocks: set[int]) -> None:
+    """Copy the weights that are not yet in `blocks` (addresses): all of a mapped file stays in memory as long as one
+    weight still lies in it, although most were copied out of it."""
+    for part in model.parameters():
+        if part.untyped_storage().data_ptr() not in blocks:
+            part.data = part.data.clone()
 
 
 def _norm(module: nn.Module) -> Norm:

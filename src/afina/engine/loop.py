@@ -66,6 +66,7 @@ class Run:
     def events(self) -> Iterator[Event]:
         """From the first step, or the one after the newest checkpoint, to the end."""
         self._resume()
+        self.ready.network.reserve(self.tokens_per_row)
         yield from self._preflight()
         if self.step == 0:
             yield from self._sample("before")
@@ -202,6 +203,7 @@ class Run:
         """Take less memory from now on; returns what to say, None when there is nothing left to give up."""
         if self.tokens_per_row > longest:
             self.tokens_per_row = max(longest, self.tokens_per_row // 2)
+            self.ready.network.reserve(self.tokens_per_row)
             text = N_(
                 "Memory ran out. The step is computed in smaller pieces of {tokens} tokens; the result is the same."
             )

@@ -10,9 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from afina.engine import native
+from afina.engine.shapes import ROUNDED_TO, multiple
 
 SCORES_AT_ONCE = 24_000_000
 """Scores held at a time (96 MB in float32), which sets how many tokens a chunk has."""
@@ -36,20 +38,25 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = max(32, SCORES_AT_ONCE // weight.shape[0])
+        size = max(1, SCORES_AT_ONCE // weight.shape[0] // ROUNDED_TO) * ROUNDED_TO
         for start in range(0, hidden.shape[0], size):
             h, t = hidden[start : start + size], targets[start : start + size]
-            scores = torch.nn.functional.linear(h, weight, bias)
-            losses, grad = _rows(scores, t, scale, softcap, need_hidden or need_weight or need_bias)
+            count = h.shape[0]
+            h = F.pad(h, (0, 0, 0, -count % multiple(h.dtype)))
+            scores = F.linear(h, weight, bias)
+            losses, grad = _rows(scores[:count], t, scale, softcap, need_hidden or need_weight or need_bias)
             total += losses.sum()
             if grad is None:
                 continue
+            if grad.data_ptr() != scores.data_ptr():
+                scores[:count] = grad
+            scores[count:] = 0
             if grad_bias is not None:
-                grad_bias += grad.sum(dim=0, dtype=torch.float32)
+                grad_bias += scores.sum(dim=0, dtype=torch.float32)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[start : start + size])
+                grad_hidden[start : start + count] = (scores @ weight)[:count]
             if grad_weight is not None:
-                _add_product(grad_weight, grad, h)
+                _add_product(grad_weight, scores, h)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total

@@ -137,6 +137,11 @@ class Network:
                 (loss * weight).backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
+    def reserve(self, tokens: int) -> None:
+        """Rows will have up to `tokens`; where memory is kept from row to row, it is made for that."""
+        if self._decoder is not None:
+            self._decoder.reserve(tokens)
+
     def weights_changed(self) -> None:
         """To be called whenever trained weights were changed: after a step of the optimizer, after loading."""
         if self._decoder is not None:
@@ -161,11 +166,13 @@ class Network:
         """Compute activations again in backward in place of keeping them."""
         if self._decoder is not None:
             self._decoder.recompute = True
+            self._decoder.reserve(0)
             return
         self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def _packed_loss(self, row: Row) -> Tensor:
         if self._decoder is not None:
+            row = row.filled_up(self._decoder.multiple)
             hidden = self._decoder.hidden(row.ids, row.positions, row.lengths)
         else:
             hidden = self.model.get_decoder()(

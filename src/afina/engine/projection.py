@@ -33,6 +33,7 @@ class Projection:
         self._starts = [sum(self.sizes[:index]) for index in range(len(bases))]
         self.bias = _together([base.bias for base in bases])
         self._base = _together([base.weight for base in bases])
+        self.blocks = [block.data_ptr() for block in (self._base, self.bias) if block is not None]
         self._trains_base = [base.weight.requires_grad for base in bases]
         self._adapters = [_adapter(layer) for layer in layers]
         self._ranks = [0 if each is None else int(each[0].shape[0]) for each in self._adapters]
@@ -70,10 +71,13 @@ class Projection:
                 self.weight[start : start + size].addmm_(b, a, alpha=scaling)
             at += rank
 
-    def forward(self, x: Tensor, add: Tensor | None = None, keep: bool = True) -> tuple[Tensor, Tensor | None]:
-        """x (T, in) → y (T, Σ out) (+ `add`), and z, which backward needs (None without adapters, or where `keep` is
-        False and nothing else needs it)."""
-        y = x @ self.weight.t() if add is None else torch.addmm(add, x, self.weight.t())
+    def forward(
+        self, x: Tensor, add: Tensor | None = None, keep: bool = True, out: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """x (T, in) → y (T, Σ out) (+ `add`), in `out` where given, and z, which backward needs (None without adapters, or
+        where `keep` is False and nothing else needs it)."""
+        w = self.weight.t()
+        y = torch.mm(x, w, out=out) if add is None else torch.addmm(add, x, w, out=out)
         if self.bias is not None:
             y += self.bias
         if not self.has_adapter or (self.merges and not keep):
@@ -135,13 +139,11 @@ def _adapter(layer: Any) -> tuple[nn.Parameter, nn.Parameter, float] | None:
 
 
 def _together(tensors: Sequence[Any]) -> Any:
-    """The tensors end to end in one block, each given one then a view of its part; None where all are None."""
+    """The tensors end to end in one block of their own, each being then a view of its part; None where all are None."""
     if all(tensor is None for tensor in tensors):
         return None
     if any(tensor is None for tensor in tensors):
         raise ValueError("some layers have a bias and some have none")
-    if len(tensors) == 1:
-        return tensors[0].detach()
     whole = torch.cat([tensor.detach() for tensor in tensors])
     start = 0
     for tensor in tensors:

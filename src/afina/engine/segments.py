@@ -44,11 +44,12 @@ class Heads:
         return [self.queries * self.size, self.keys * self.size, self.keys * self.size]
 
 
-def attend(qkv: Tensor, heads: Heads, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """qkv (T, queries + keys + values) → (T, queries · size), and log Σ exp of each query's scores, float32 (queries, T)."""
+def attend(qkv: Tensor, heads: Heads, lengths: Sequence[int], out: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """qkv (T, queries + keys + values) → (T, queries · size), in `out` where given, and log Σ exp of each query's scores,
+    float32 (queries, T)."""
+    out = qkv.new_empty(qkv.shape[0], heads.queries * heads.size) if out is None else out
     if _compiled(qkv, heads) and (qkv.dtype == torch.float32 or not _fits_torch(heads, max(lengths))):
-        return native.attend(qkv, lengths, *heads.shape, heads.scaling, heads.window)
-    out = qkv.new_empty(qkv.shape[0], heads.queries * heads.size)
+        return out, native.attend(qkv, out, lengths, *heads.shape, heads.scaling, heads.window)
     sums = torch.empty(heads.queries, qkv.shape[0], dtype=torch.float32)
     for start, length in _examples(lengths):
         rows = qkv[start : start + length]

@@ -43,8 +43,10 @@ class Stored:
         else:
             self.weight = weight.detach().to(dtype_of(form)).contiguous()
 
-    def forward(self, x: Tensor, add: Tensor | None = None, keep: bool = False) -> tuple[Tensor, None]:
-        """x (T, in) → y (T, out) (+ `add`), as a Projection does."""
+    def forward(
+        self, x: Tensor, add: Tensor | None = None, keep: bool = False, out: None = None
+    ) -> tuple[Tensor, None]:
+        """x (T, in) → y (T, out) (+ `add`), as a Projection does, always in memory of its own."""
         if self.scale is None:
             y = x @ self.weight.t() if add is None else torch.addmm(add, x, self.weight.t())
         else:

@@ -85,13 +85,13 @@ def cross_entropy(scores: Tensor, targets: Tensor, scale: float, softcap: float 
 
 
 def attend(
-    qkv: Tensor, lengths: Sequence[int], queries: int, keys: int, size: int, scaling: float, window: int | None
-) -> tuple[Tensor, Tensor]:
-    """Causal attention of every example by itself: what the heads found (T, queries · size), and log Σ e^score (queries, T)."""
-    out = qkv.new_empty(qkv.shape[0], queries * size)
+    qkv: Tensor, out: Tensor, lengths: Sequence[int], queries: int, keys: int, size: int, scaling: float,
+    window: int | None,
+) -> Tensor:  # fmt: skip
+    """Causal attention of every example by itself: into `out` (T, queries · size); returns log Σ e^score (queries, T)."""
     sums = torch.empty(queries, qkv.shape[0], dtype=torch.float32)
     _call("attend", qkv, qkv, out, sums, _starts(lengths), len(lengths), queries, keys, size, scaling, window or 0)
-    return out, sums
+    return sums
 
 
 def attend_backward(
