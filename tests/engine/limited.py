@@ -1,6 +1,6 @@
 """A run under a real limit of memory: `python -m tests.engine.limited MODEL RUN_FOLDER MEGABYTES LENGTH BATCH ROWS`.
 
-The limit is set when everything is loaded, so many megabytes above what the process holds then (0: none). Prints the events
+The limit is set before the model is loaded, so many megabytes above what the process holds then (0: none). Prints the events
 as JSON lines, and `{"type": "error", "code": …}` when the run fails.
 """
 
@@ -10,6 +10,9 @@ import json
 import resource
 import sys
 from pathlib import Path
+
+import peft  # noqa: F401  what is imported here is not counted
+from transformers.models.llama import modeling_llama  # noqa: F401
 
 from afina.core.spec import parse_spec
 from afina.data.examples import Example, Turn
@@ -34,7 +37,7 @@ def main(model: str, folder: str, megabytes: str, length: str, batch: str, rows:
     try:
         for event in fit(job):
             sys.stdout.write(json.dumps(event.as_json()) + "\n")
-            if event.type == "preflight" and int(megabytes):
+            if event.as_json().get("name") == "loading_model" and int(megabytes):
                 limit(int(megabytes))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):

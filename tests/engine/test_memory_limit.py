@@ -52,7 +52,7 @@ def retries(said: list[dict[str, Any]]) -> list[str]:
 
 def test_smaller_pieces(deep: Path, tmp_path: Path) -> None:
     free = train(deep, tmp_path / "free", 0, 100, 16, 32)
-    tight = train(deep, tmp_path / "tight", 100, 100, 16, 32)
+    tight = train(deep, tmp_path / "tight", 180, 100, 16, 32)
     assert not retries(free)
     assert retries(tight)
     assert all("smaller pieces" in text for text in retries(tight))
@@ -63,12 +63,12 @@ def test_smaller_pieces(deep: Path, tmp_path: Path) -> None:
 def test_activations_computed_again(deep: Path, tmp_path: Path) -> None:
     """One example a step, as long as the row: nothing can be made smaller."""
     free = train(deep, tmp_path / "free", 0, 1600, 1, 3)
-    tight = train(deep, tmp_path / "tight", 110, 1600, 1, 3)
+    tight = train(deep, tmp_path / "tight", 180, 1600, 1, 3)
     assert ["computed again" in text for text in retries(tight)] == [True]
     assert tight[-1]["type"] == "finished"
     assert losses(tight) == pytest.approx(losses(free), abs=1e-5)
 
 
 def test_what_cannot_fit_fails_by_name(deep: Path, tmp_path: Path) -> None:
-    tight = train(deep, tmp_path / "tight", 20, 1600, 1, 3)
+    tight = train(deep, tmp_path / "tight", 70, 1600, 1, 3)
     assert tight[-1] == {"type": "error", "code": "out_of_memory"}

@@ -1,0 +1,190 @@
+"""The compiled kernels beside their twins in PyTorch's own operators, and how they come to be."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from afina.engine import elementwise, native, segments
+from afina.engine.elementwise import Norm
+from afina.engine.loss import cross_entropy
+from afina.engine.segments import Heads
+
+CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
+formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
+    """What a function gives with the kernels and without."""
+
+    def ask(work: Callable[[], Any]) -> tuple[Any, Any]:
+        assert native.library() is not None, "this machine has a C compiler, so it must have the kernels"
+        ours = work()
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "library", lambda: None)
+            return ours, work()
+
+    return ask
+
+
+def check(ours: Any, twins: Any, dtype: torch.dtype) -> None:
+    if isinstance(ours, tuple):
+        for one, other in zip(ours, twins, strict=True):
+            check(one, other, dtype)
+        return
+    assert (ours is None) == (twins is None)
+    if ours is not None:
+        assert ours.shape == twins.shape
+        assert torch.linalg.vector_norm(ours.double() - twins.double()) <= CLOSE[dtype] * (
+            1e-3 + torch.linalg.vector_norm(twins.double())
+        )
+
+
+def numbers(*shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape).to(dtype)
+
+
+@formats
+@pytest.mark.parametrize("plus_one", [False, True])
+@pytest.mark.parametrize("width", [7, 64, 576])
+def test_norms(both: Any, dtype: torch.dtype, plus_one: bool, width: int) -> None:
+    norm = Norm(torch.nn.Parameter(torch.rand(width).to(dtype)), 1e-5, plus_one)
+    x, dy, residual = (numbers(33, width, dtype=dtype) for _ in range(3))
+    with torch.no_grad():
+        check(*both(lambda: norm.forward(x)), dtype)
+        inverse = norm.inverse(x)
+        check(*both(lambda: norm.apply(x, inverse)), dtype)
+        check(*both(lambda: norm.backward(dy, x, inverse)), dtype)
+        check(*both(lambda: norm.backward(dy, x, inverse, residual.clone())), dtype)
+
+
+@formats
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gates(both: Any, dtype: torch.dtype, activation: str) -> None:
+    gate_up, d_inner = numbers(9, 2 * 45, dtype=dtype) * 4, numbers(9, 45, dtype=dtype)
+    check(*both(lambda: elementwise.gated(gate_up, activation)), dtype)
+    check(*both(lambda: elementwise.gated_backward(d_inner, gate_up, activation)), dtype)
+
+
+@formats
+@pytest.mark.parametrize("back", [False, True])
+def test_rotations(both: Any, dtype: torch.dtype, back: bool) -> None:
+    angles = torch.rand(11, 1, 8) * 6
+    rows = numbers(11, 5 * 16 + 16, dtype=dtype)
+
+    def turned() -> Tensor:
+        copy = rows.clone()
+        x = segments.split_heads(copy[:, : 5 * 16], 16)
+        elementwise.rotate(x, angles.cos().to(dtype), angles.sin().to(dtype), back=back)
+        return copy
+
+    check(*both(turned), dtype)
+
+
+@formats
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool) -> None:
+    hidden, weight = numbers(70, 24, dtype=dtype), numbers(301, 24, dtype=dtype)
+    more = numbers(301, dtype=dtype) if bias else None
+    targets = torch.randint(0, 301, (70,))
+
+    def losses() -> tuple[Any, ...]:
+        given = [each.clone().requires_grad_() for each in (hidden, weight, more) if each is not None]
+        loss = cross_entropy(given[0], given[1], given[2] if bias else None, targets, 0.5, softcap)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return (loss.detach(), *(each.grad for each in given))
+
+    check(*both(losses), dtype)
+
+
+@formats
+@pytest.mark.parametrize("window", [None, 20, 64, 200])
+@pytest.mark.parametrize("size", [16, 48, 64])
+@pytest.mark.parametrize("lengths", [(1, 64, 65), (150, 3, 31), (300,)])
+def test_attention(both: Any, dtype: torch.dtype, window: int | None, size: int, lengths: tuple[int, ...]) -> None:
+    heads = Heads(6, 2, size, size**-0.5, window)
+    qkv = numbers(sum(lengths), sum(heads.widths), dtype=dtype)
+    d_out = numbers(sum(lengths), heads.widths[0], dtype=dtype)
+    ours, twins = both(lambda: segments.attend(qkv, heads, lengths))
+    check(ours, twins, dtype)
+    check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, lengths)), dtype)
+
+
+@formats
+def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype) -> None:
+    heads = Heads(6, 2, 32, 0.2)
+    lengths = (150, 3, 70)
+    qkv, d_out = numbers(223, sum(heads.widths), dtype=dtype), numbers(223, 192, dtype=dtype)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            out, sums = segments.attend(qkv, heads, lengths)
+            found.append((out, sums, segments.attend_backward(d_out, qkv, out, sums, heads, lengths)))
+    finally:
+        torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_what_is_no_number_stays_none() -> None:
+    for dtype in CLOSE:
+        x = numbers(3, 32, dtype=dtype)
+        x[1, 5] = float("nan")
+        y, _ = Norm(torch.ones(32, dtype=dtype), 1e-5).forward(x)
+        assert y[1].isnan().all()
+        assert y[[0, 2]].isfinite().all()
+        assert elementwise.gated(x, "silu")[1].isnan().any()
+        assert cross_entropy(x, torch.ones(40, 32, dtype=dtype), None, torch.zeros(3, dtype=torch.long)).isnan()
+
+
+def ask(code: str, **environment: str) -> str:
+    given = {**os.environ, **environment}
+    done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+LOADS = "from afina.engine.native.build import library; print(library() is not None)"
+
+
+def test_made_once_and_then_loaded(tmp_path: Path) -> None:
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path)) == "True"
+    (made,) = (tmp_path / "kernels").iterdir()
+    first = made.stat().st_mtime_ns
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path), PATH="") == "True"
+    assert made.stat().st_mtime_ns == first
+
+
+def test_without_a_compiler_pytorch_does_it(tmp_path: Path) -> None:
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path), PATH="", CC="") == "False"
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path), AFINA_KERNELS="torch") == "False"
+
+
+def test_what_others_could_have_written_is_not_run(tmp_path: Path) -> None:
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path)) == "True"
+    (made,) = (tmp_path / "kernels").iterdir()
+    made.chmod(0o777)
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path)) == "False"
+
+
+def test_a_library_that_is_broken_is_not_used(tmp_path: Path) -> None:
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path)) == "True"
+    (made,) = (tmp_path / "kernels").iterdir()
+    made.write_bytes(b"\0" * 100)
+    assert ask(LOADS, AFINA_CACHE=str(tmp_path)) == "False"
