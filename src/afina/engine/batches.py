@@ -17,6 +17,7 @@ from torch import Tensor
 
 from afina.data.mix import mix
 from afina.data.template import Encoded
+from afina.engine.segments import Look
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,19 @@ class Item:
 @dataclass(frozen=True)
 class Row:
     """Examples end to end. ids, positions (T,); lengths of the examples; at (N,): the places whose next token is learned;
-    targets (N,): those next tokens."""
+    targets (N,): those next tokens.
+
+    Where examples share a beginning, `lengths` are those of what lies end to end, `looks` say what else comes before it,
+    and weights (N,) how often each target is learned (None: once).
+    """
 
     ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     at: Tensor
     targets: Tensor
+    looks: tuple[Look, ...] = ()
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Row:
         """The same row on `device`."""
@@ -57,7 +64,13 @@ class Row:
             return self
         move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.positions, self.at, self.targets))
         ids, positions, at, targets = move
-        return Row(ids, positions, self.lengths, at, targets)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Row(ids, positions, self.lengths, at, targets, self.looks, weights)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens of its examples carry a loss."""
+        return len(self.targets) if self.weights is None else int(self.weights.sum())
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])

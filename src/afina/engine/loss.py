@@ -17,7 +17,7 @@ SCORES_AT_ONCE = 24_000_000
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum over tokens of -log softmax(cap(scale · (h·Wᵀ + b)))[target]; cap(x) = softcap·tanh(x / softcap)."""
+    """Sum over tokens of -w · log softmax(cap(scale · (h·Wᵀ + b)))[target]; cap(x) = softcap·tanh(x / softcap)."""
 
     @staticmethod
     def forward(
@@ -28,6 +28,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         softcap: float | None,
+        weights: Tensor | None,
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -47,13 +48,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             scores -= scores.amax(dim=1, keepdim=True)
             wanted = scores.gather(1, t[:, None])[:, 0]
             sums = scores.exp_().sum(dim=1)
-            total += (sums.log() - wanted).sum()
+            each = sums.log() - wanted
+            total += each.sum() if weights is None else each @ weights[start : start + size]
             if not (need_hidden or need_weight or need_bias):
                 continue
             scores.scatter_add_(1, t[:, None], -sums[:, None])
             if slope is not None:
                 scores *= slope
-            share = (scale / sums)[:, None]
+            share = (scale / sums if weights is None else weights[start : start + size] * scale / sums)[:, None]
             if grad_bias is not None:
                 grad_bias += (scores * share).sum(dim=0)
             grad = scores.to(hidden.dtype)
@@ -72,7 +74,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * by).to(dtype) for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
         ]
         ctx.grads = None
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _add_product(into: Tensor, grad: Tensor, h: Tensor) -> None:
@@ -89,12 +91,14 @@ def cross_entropy(
     targets: Tensor,
     scale: float = 1.0,
     softcap: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Summed loss in nats of predicting `targets` (N,) from `hidden` (N, d) through the head `weight` (V, d).
 
+    weights (N,), float32: how often each target counts; None: once.
     The result is a float32 scalar; its gradient reaches `hidden`, and `weight` and `bias` where they require one.
     """
     if hidden.shape[0] == 0:
         return hidden.sum() * 0.0
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap, weights)  # type: ignore[no-untyped-call]
     return loss

@@ -166,14 +166,16 @@ class Network:
 
     def _packed_loss(self, row: Row) -> Tensor:
         if self._decoder is not None:
-            hidden = self._decoder.hidden(row.ids, row.positions, row.lengths)
+            hidden = self._decoder.hidden(row)
         else:
             hidden = self.model.get_decoder()(
                 input_ids=row.ids[None], position_ids=row.positions[None], use_cache=False
             ).last_hidden_state[0]
         weight, bias = self._head()
         scale, softcap = score_changes(self.config)
-        return cross_entropy(hidden[row.at], weight, bias, row.targets, scale, softcap)
+        # beginnings that are shared have several tokens to predict; index_select adds their gradients in a fixed order
+        chosen = hidden[row.at] if row.weights is None else hidden.index_select(0, row.at)
+        return cross_entropy(chosen, weight, bias, row.targets, scale, softcap, row.weights)
 
     def _reference_loss(self, row: Row) -> Tensor:
         losses = []

@@ -1,0 +1,151 @@
+"""Examples that share a beginning: it is laid down once, and loss and gradients are those of the examples end to end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from afina.engine import model, prefixes
+from afina.engine.batches import Item, Row, lay_end_to_end
+from tests.invariant.test_packed import assert_same, gradients, wrapped
+
+Tokens = tuple[int, ...]
+
+
+def item(ids: list[int], learned: list[bool] | None = None) -> Item:
+    mask = [place > 0 for place in range(len(ids))] if learned is None else learned
+    return Item(torch.tensor(ids, dtype=torch.int32), torch.tensor(mask))
+
+
+def seen(row: Row) -> list[Tokens]:
+    """Of each token of the row: the tokens it sees, itself the last, in the order of their positions."""
+    ids, positions = row.ids.tolist(), row.positions.tolist()
+    paths, start = [], 0
+    for length in row.lengths:
+        for at in range(start, start + length):
+            places = [*range(start, at + 1)]
+            for look in row.looks:
+                if look.first <= at < look.end:
+                    places += range(look.start, look.stop)
+            places.sort(key=lambda place: positions[place])
+            assert [positions[place] for place in places] == list(range(len(places)))
+            paths.append(tuple(ids[place] for place in places))
+        start += length
+    assert start == len(row)
+    return paths
+
+
+def learned(row: Row) -> Counter[tuple[Tokens, int]]:
+    """What is learned: (the tokens before, the token), and how often."""
+    paths = seen(row)
+    weights = [1.0] * len(row.targets) if row.weights is None else row.weights.tolist()
+    told: Counter[tuple[Tokens, int]] = Counter()
+    for at, target, weight in zip(row.at.tolist(), row.targets.tolist(), weights, strict=True):
+        told[paths[at], target] += int(weight)
+    return told
+
+
+def wanted(items: list[Item]) -> Counter[tuple[Tokens, int]]:
+    told: Counter[tuple[Tokens, int]] = Counter()
+    for each in items:
+        ids = tuple(each.ids.tolist())
+        told.update((ids[:at], ids[at]) for at in each.mask.nonzero()[:, 0].tolist())
+    return told
+
+
+TREES = st.lists(
+    st.tuples(st.sampled_from([0, 5, 30, 45]), st.sampled_from([0, 3, 17]), st.lists(st.integers(1, 3), max_size=40)),
+    min_size=1,
+    max_size=9,
+)
+
+
+@given(TREES, st.integers(1, 200), st.randoms(use_true_random=False))
+@settings(max_examples=300, deadline=None)
+def test_the_layout_holds_the_examples(
+    trees: list[tuple[int, int, list[int]]], tokens_per_row: int, random: Random
+) -> None:
+    """Every example can be read from the rows, each token sees exactly what stands before it, and is learned as often."""
+    items = []
+    for common, second, own in trees:
+        ids = [9] * common + [8] * second + own or [1]
+        items.append(item(ids, [place > 0 and random.random() < 0.5 for place in range(len(ids))]))
+    rows = list(prefixes.rows_of(items, tokens_per_row))
+    paths = {path for row in rows for path in seen(row)}
+    assert {tuple(each.ids.tolist()) for each in items} <= paths
+    assert sum((learned(row) for row in rows), Counter()) == wanted(items)
+    assert sum(row.learned for row in rows) == sum(each.learned for each in items)
+    assert sum(len(row) for row in rows) <= sum(len(each) for each in items)
+    assert all(len(row) <= tokens_per_row or len(row) == max(len(path) for path in seen(row)) for row in rows)
+    saved = 1 - sum(len(row) for row in rows) / sum(len(each) for each in items)
+    assert prefixes.saving([items], tokens_per_row) == pytest.approx(saved)
+
+
+def words(*lengths: int) -> list[list[int]]:
+    random = torch.Generator().manual_seed(5)
+    return [torch.randint(3, 256, (length,), generator=random).tolist() for length in lengths]
+
+
+A, B, C, D, E, F = words(25, 18, 40, 7, 30, 3)  # shorter and longer than the sliding window of 16
+CASES = {
+    "one beginning": [A + B, A + C, A + D, A + E],
+    "nested": [A + B + D, A + B + C, A + B + F, A + C + E, A + C + B, A + F, E + A, E + B],
+    "nothing shared": [A, B, C, D],
+    "one is the beginning of others": [A, A + B, A + B + C, C + D],
+    "the same several times": [A + B, A + B, A + B, C + D, C + D, E],
+    "far back": [C + C + A, C + C + B, C + C + F, C + C + E + D],
+}
+
+
+def examples(case: str, learn_all: bool) -> list[Item]:
+    """Answers differ in what of the beginning they learn, too."""
+    random = torch.Generator().manual_seed(6)
+    made = []
+    for ids in CASES[case]:
+        mask = torch.ones(len(ids), dtype=torch.bool) if learn_all else torch.rand(len(ids), generator=random) < 0.5
+        mask[0] = False
+        made.append(Item(torch.tensor(ids, dtype=torch.int32), mask))
+    return made
+
+
+def relative(given: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+    """The largest relative difference of a gradient."""
+    return max(float((given[name] - each).norm() / each.norm().clamp(min=1e-3)) for name, each in wanted.items())
+
+
+@pytest.mark.parametrize("learn_all", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_shared_is_not_shared(family_model: Path, case: str, learn_all: bool) -> None:
+    items = examples(case, learn_all)
+    plain, row = lay_end_to_end(items), next(prefixes.rows_of(items, 10_000))
+    assert (len(row) == len(plain)) == (case == "nothing shared")
+    found = []
+    for each in (plain, row):
+        _, base = wrapped(family_model, fast=True)
+        found.append((model.Network(base).backward(each, 0.5), gradients(base)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-6)
+    assert_same(found[1][1], found[0][1])
+    assert relative(found[1][1], found[0][1]) < 1e-5
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_every_weight_learns_the_same(family_model: Path, again: bool) -> None:
+    """Full fine-tuning: embeddings, norms and the head too; with activations kept or computed again."""
+    items = examples("nested", learn_all=True)
+    found = []
+    for row in (lay_end_to_end(items), next(prefixes.rows_of(items, 10_000))):
+        base = model.load(family_model, torch.float32, torch.device("cpu")).requires_grad_(True)
+        base.train()
+        network = model.Network(base)
+        if again:
+            network.checkpoint_activations()
+        found.append((network.backward(row, 1.0), gradients(base)))
+    assert found[1][0] == pytest.approx(found[0][0], rel=2e-6)
+    assert_same(found[1][1], found[0][1])
+    assert relative(found[1][1], found[0][1]) < 1e-5
