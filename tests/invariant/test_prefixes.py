@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from afina.core import events
+from afina.core.files import read_json
+from afina.data.examples import Example
 from afina.engine import model, prefixes
 from afina.engine.batches import Item, Row, lay_end_to_end
+from tests.invariant.common import job, losses, of_type, run, until
 from tests.invariant.test_packed import assert_same, gradients, wrapped
 
 Tokens = tuple[int, ...]
@@ -149,3 +156,79 @@ def test_every_weight_learns_the_same(family_model: Path, again: bool) -> None:
     assert found[1][0] == pytest.approx(found[0][0], rel=2e-6)
     assert_same(found[1][1], found[0][1])
     assert relative(found[1][1], found[0][1]) < 1e-5
+
+
+SYSTEM = (
+    "You are a small model of Timor-Leste. Answer as well as you can, in a few words, and say so when you do not know."
+)
+
+
+def plan_of(said: list[events.Event]) -> events.Preflight:
+    return of_type(said, events.Preflight)[0]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("settings", [{}, {"activation_checkpointing": "on", "train_on": "all"}, {"method": "full"}])
+def test_a_run_learns_the_same(family_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    settings = {"system_prompt": SYSTEM, "epochs": 3, "learning_rate": 3e-3, "rows": 16, **settings}
+    off, on = (run(job(family_model, tmp_path / switch, share_prefixes=switch, **settings)) for switch in ("off", "on"))
+    assert (plan_of(off).shared_prefixes, plan_of(off).path) == (0, "fast")
+    assert 0.4 < plan_of(on).shared_prefixes < 0.75
+    assert losses(on) == pytest.approx(losses(off), rel=1e-4)
+    assert losses(on)[0] - losses(on)[-1] > 0.01
+    checks = [[event.loss for event in of_type(said, events.Eval)] for said in (on, off)]
+    assert checks[0] == pytest.approx(checks[1], rel=1e-4)
+    tokens = [
+        [event.tokens for event in of_type(said, kind)] for kind in (events.Step, events.Eval) for said in (on, off)
+    ]
+    assert tokens[0] == tokens[1]
+    assert tokens[2] == tokens[3]
+    name = "model/model.safetensors" if settings.get("method") == "full" else "adapter/adapter_model.safetensors"
+    given, wanted = load_file(tmp_path / "on" / name), load_file(tmp_path / "off" / name)
+    for key, tensor in wanted.items():
+        assert (given[key] - tensor).norm() <= 2e-3 * tensor.norm()
+
+
+def test_shared_where_it_is_worth_it(tiny_model: Path, tmp_path: Path) -> None:
+    """Automatic is on from 10 % of the tokens; texts that begin differently are computed as ever."""
+    alike = run(job(tiny_model, tmp_path / "alike", system_prompt=SYSTEM))
+    assert plan_of(alike).shared_prefixes > 0.4
+    texts = [Example((), text=" ".join(map(str, words(12)[0][number:])), row=number) for number in range(1, 10)]
+    different = replace(job(tiny_model, tmp_path / "different"), train=texts)
+    assert plan_of(run(different)).shared_prefixes == 0
+
+
+def test_who_cannot_share_says_so_when_asked_to(tiny_model: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"system_prompt": SYSTEM, "lora_dropout": 0.1, "max_steps": 1}
+    for switch, expected in (("on", ["prefixes_not_shared"]), ("auto", []), ("off", [])):
+        said = run(job(tiny_model, tmp_path / switch, share_prefixes=switch, **settings))
+        assert (plan_of(said).path, plan_of(said).shared_prefixes) == ("packed", 0)
+        assert [event.code for event in of_type(said, events.Warn) if "prefixes" in event.code] == expected
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_resume_and_repetition_hold_with_shared_prefixes(tiny_model: Path, tmp_path: Path, method: str) -> None:
+    settings: dict[str, Any] = {
+        "epochs": 2,
+        "save_every": 5,
+        "system_prompt": SYSTEM,
+        "train_on": "all",
+        "method": method,
+    }
+    whole = run(job(tiny_model, tmp_path / "whole", **settings))
+    twice = run(job(tiny_model, tmp_path / "twice", **settings))
+    assert losses(whole) == losses(twice)
+    killed = list(until(job(tiny_model, tmp_path / "killed", **settings), 7))
+    again = run(job(tiny_model, tmp_path / "killed", **settings))
+    first = of_type(again, events.Step)[0].step
+    assert 1 < first <= 8
+    assert losses(killed)[: first - 1] + losses(again) == losses(whole)
+    assert read_json(tmp_path / "killed" / "checkpoints" / "step-000012" / "state.json")["share_prefixes"] is True
+
+
+def test_resumed_with_less_memory_it_goes_on_as_it_began(tiny_model: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_every": 2, "batch_size": 8, "system_prompt": SYSTEM}
+    whole = run(job(tiny_model, tmp_path / "whole", **settings))
+    list(until(job(tiny_model, tmp_path / "part", **settings), 2))
+    again = run(replace(job(tiny_model, tmp_path / "part", **settings), memory_limit=1))
+    assert losses(again) == pytest.approx(losses(whole)[-len(losses(again)) :], rel=1e-5)
+    assert read_json(tmp_path / "part" / "checkpoints" / "step-000003" / "state.json")["share_prefixes"] is True
