@@ -47,7 +47,7 @@ class Row:
     targets (N,): those next tokens.
 
     Where examples share a beginning, `lengths` are those of what lies end to end, `looks` say what else comes before it,
-    and weights (N,) how often each target is learned (None: once).
+    and weights (N,) how often each target is learned (None: all once, and no place has two targets).
     """
 
     ids: Tensor

@@ -173,7 +173,7 @@ class Network:
             ).last_hidden_state[0]
         weight, bias = self._head()
         scale, softcap = score_changes(self.config)
-        # beginnings that are shared have several tokens to predict; index_select adds their gradients in a fixed order
+        # a place with two targets gets two gradients: index_select adds them in the same order every time
         chosen = hidden[row.at] if row.weights is None else hidden.index_select(0, row.at)
         return cross_entropy(chosen, weight, bias, row.targets, scale, softcap, row.weights)
 

@@ -144,7 +144,10 @@ def lay_out(plan: Plan) -> Row:
         if look.end > look.first:  # else the others hold nothing more than the beginning
             looks.append(look)
     lengths = tuple(length for length in runs if length)
-    return Row(ids, positions, lengths, before[learned], ids[learned], tuple(looks), times[learned].float())
+    at, weights = before[learned], times[learned].float()
+    if bool((weights <= 1).all()) and len(set(at.tolist())) == len(at):
+        return Row(ids, positions, lengths, at, ids[learned], tuple(looks))
+    return Row(ids, positions, lengths, at, ids[learned], tuple(looks), weights)
 
 
 def evenly(steps: int, examples_per_step: int) -> range:

@@ -80,7 +80,7 @@ def attend(
     norm = torch.cat(sums, dim=1)
     for look in looks:
         _look_back(qkv, heads, look, positions, split_heads(out, heads.size), norm)
-    return out, norm.split(list(lengths), dim=1)
+    return out, torch.split(norm, list(lengths), dim=1)
 
 
 def attend_backward(
@@ -234,7 +234,7 @@ def _look_back(qkv: Tensor, heads: Heads, look: Look, positions: Tensor, out: Te
     seen = slice(look.start, look.stop)
     k, v = (split_heads(part[seen], heads.size).transpose(0, 1) for part in (k_part, v_part))
     by_kernel = heads.softcap is None and not _is_far(look, positions, heads.window)
-    for block in _queries(look, look.end - look.first if by_kernel else QUERIES_AT_ONCE):
+    for block in [slice(look.first, look.end)] if by_kernel else _queries(look):
         if by_kernel:
             q = split_heads(q_part[block], heads.size).transpose(0, 1)
             kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -266,7 +266,7 @@ def _look_back_backward(
     seen = slice(look.start, look.stop)
     k, v = (split_heads(part[seen], heads.size).transpose(0, 1).contiguous() for part in (k_part, v_part))
     dk, dv = torch.zeros_like(k), torch.zeros_like(v)
-    for block in _queries(look, QUERIES_AT_ONCE):
+    for block in _queries(look):
         of_q, of_k, of_v = _pull(
             _grouped(q_part[block], heads),
             _grouped(d_out[block], heads),
@@ -284,7 +284,9 @@ def _look_back_backward(
     split_heads(dv_part[seen], heads.size).transpose(0, 1).add_(dv)
 
 
-def _queries(look: Look, at_once: int) -> Iterator[slice]:
+def _queries(look: Look) -> Iterator[slice]:
+    """The queries of `look` a block at a time: the more, the fewer keys they see."""
+    at_once = max(1, QUERIES_AT_ONCE**2 // (look.stop - look.start))
     for first in range(look.first, look.end, at_once):
         yield slice(first, min(look.end, first + at_once))
 
