@@ -5,7 +5,8 @@
 LoRA steps of the engine's parts over a dataset, with a system prompt of so many tokens before every example (0: only what
 the model's own template puts there). Both ways compute the gradients of the same examples with the same weights, one after
 the other, and change places in every round; then the optimizer takes its step. Tokens a second count the input tokens of all
-examples, whether they were computed once or often; a round that does not count goes before.
+examples, whether they were computed once or often; a round that does not count goes before. The ratio is the median of
+the rounds', for a neighbour's work may fall on one turn alone.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ def main() -> None:
             file=note,
         )
         bars += [(f"{tokens}, each by itself", made["off"]), (f"afina {tokens}, shared", made["on"])]
-    save_chart("prefix_speed", found, bar_chart("Tokens a second, by the length of the system prompt", bars))
+    name = "prefix_speed" if asked.precision == "auto" else f"prefix_speed_{asked.precision}"
+    save_chart(name, found, bar_chart("Tokens a second, by the length of the system prompt", bars))
     if asked.json:
         print(json.dumps(found))
 
@@ -138,13 +140,14 @@ def point(settings: dict[str, Any]) -> dict[str, Any]:
         trained.write_back()
         network.weights_changed()
     whole = sum(tokens[1:])
+    ratios = [one / other for one, other in zip(seconds["off"][1:], seconds["on"][1:], strict=True)]
     epoch = ([items[index] for index in order.step(number)] for number in range(order.steps_per_epoch))
     return {
         "precision": str(dtype)[6:],
         "off": whole / sum(seconds["off"][1:]),
         "on": whole / sum(seconds["on"][1:]),
-        "ratio": sum(seconds["off"][1:]) / sum(seconds["on"][1:]),
-        "ratios": [one / other for one, other in zip(seconds["off"][1:], seconds["on"][1:], strict=True)],
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
         "saving": prefixes.saving(epoch, memory.MOST_TOKENS["cpu"]),
         "tokens_a_step": statistics.mean(tokens[1:]),
         "loss_difference": max(abs(a - b) / b for a, b in zip(losses["on"], losses["off"], strict=True)),
