@@ -158,6 +158,14 @@ def test_every_weight_learns_the_same(family_model: Path, again: bool) -> None:
     assert relative(found[1][1], found[0][1]) < 1e-5
 
 
+def test_in_bfloat16_it_is_as_near(family_model: Path) -> None:
+    items = examples("nested", learn_all=True)
+    plain, row = lay_end_to_end(items), next(prefixes.rows_of(items, 10_000))
+    exact = float(model.Network(model.load(family_model, torch.float32, torch.device("cpu"))).loss(plain))
+    narrow = model.Network(model.load(family_model, torch.bfloat16, torch.device("cpu")))
+    assert [float(narrow.loss(each)) for each in (plain, row)] == pytest.approx([exact, exact], rel=3e-3)
+
+
 SYSTEM = (
     "You are a small model of Timor-Leste. Answer as well as you can, in a few words, and say so when you do not know."
 )
