@@ -240,3 +240,16 @@ def test_resumed_with_less_memory_it_goes_on_as_it_began(tiny_model: Path, tmp_p
     again = run(replace(job(tiny_model, tmp_path / "part", **settings), memory_limit=1))
     assert losses(again) == pytest.approx(losses(whole)[-len(losses(again)) :], rel=1e-5)
     assert read_json(tmp_path / "part" / "checkpoints" / "step-000003" / "state.json")["share_prefixes"] is True
+
+
+def test_resumed_where_nothing_can_be_shared_it_learns_on(tiny_model: Path, tmp_path: Path) -> None:
+    """The same run on another machine may be computed in another way, which knows no shared prefixes."""
+    settings: dict[str, Any] = {"save_every": 2, "system_prompt": SYSTEM}
+    whole = run(job(tiny_model, tmp_path / "whole", **settings))
+    list(until(job(tiny_model, tmp_path / "part", **settings), 3))
+    with pytest.MonkeyPatch.context() as patch:
+        own = model.Network.__init__
+        patch.setattr(model.Network, "__init__", lambda network, given: own(network, given, best="packed"))
+        again = run(job(tiny_model, tmp_path / "part", **settings))
+    assert (plan_of(again).path, plan_of(again).shared_prefixes) == ("packed", 0)
+    assert losses(again) == pytest.approx(losses(whole)[-len(losses(again)) :], rel=1e-4)

@@ -158,9 +158,8 @@ class Run:
 
         seconds = time.perf_counter() - begin
         self.step_seconds = seconds if self.step_seconds is None else 0.9 * self.step_seconds + 0.1 * seconds
-        tokens = sum(
-            len(item) for item in items
-        )  # of shared prefixes too: they are read, whether computed once or often
+        # tokens of shared prefixes count in every example: they are read, whether computed once or often
+        tokens = sum(len(item) for item in items)
         yield Step(
             step=self.step,
             total_steps=ready.total_steps,
@@ -308,7 +307,7 @@ class Run:
             self.step = self.saved_step = int(state["step"])
             self.watch = Watch.from_json(state["watch"])
             self.tokens_per_row = int(state["tokens_per_row"])
-            self.share_prefixes = bool(state.get("share_prefixes"))
+            self.share_prefixes = bool(state.get("share_prefixes")) and self.ready.network.path == "fast"
             if self.ready.job.memory_limit is not None:
                 self.tokens_per_row = min(self.tokens_per_row, self.ready.layout.tokens_per_row)
             if state.get("checkpointing") and not self.checkpointing:
