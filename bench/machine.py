@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def flops(config: dict[str, Any], tokens: int, learned: float, length: float, method: str) -> float:
+def flops(config: dict[str, Any], tokens: float, learned: float, length: float, method: str) -> float:
     """Useful FLOPs of `tokens` tokens, of which the share `learned` reaches the head, in examples of `length` tokens.
 
     2 per weight and token forward, 2 more for the activations' gradient, 2 more for the weights' in full fine-tuning.

@@ -218,12 +218,14 @@ class Bench:
         skip = self.asked.warm_up
         mine = ours.rate(skip)
         config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
-        work = machine.flops(config, 1, ours.plan["learned"], ours.plan["length"], method) * mine
+        computed = 1 - ours.plan["shared"]  # what shared prefixes save is read, but it is no work done
+        work = machine.flops(config, computed, ours.plan["learned"] / computed, ours.plan["length"], method) * mine
         rate = statistics.median(measured)
         own = statistics.median(each.get(ours.plan["precision"], 0.0) for each in self.rates[-self.asked.rounds :])
         found: dict[str, Any] = {
             f"tokens_per_second_{method}": round(mine, 1),
             f"precision_{method}": ours.plan["precision"],
+            f"shared_prefixes_{method}": ours.plan["shared"],
             f"mfu_{method}": round(work / rate, 4),
             f"mfu_of_precision_{method}": round(work / own, 4) if own else None,
             f"machine_gflops_{method}": round(rate / 1e9, 1),

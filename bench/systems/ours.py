@@ -32,6 +32,7 @@ def main() -> None:
                 plan=True,
                 precision=event.precision,
                 path=event.path,
+                shared=event.shared_prefixes,
                 learned=event.answer_tokens / event.tokens,
                 length=event.tokens / event.rows,
             )

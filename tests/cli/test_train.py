@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,17 @@ def test_a_run_by_command_is_followed_to_its_end_and_becomes_a_model(home: Home)
     )
     assert said.returncode == 0, said.stderr
     assert said.stdout.endswith("\n")
+
+
+def test_a_run_says_what_shared_prefixes_save(home: Home) -> None:
+    system = "You are a careful assistant of a small school by the sea, and you answer in a few plain words."
+    flags = ("--system-prompt", system, "--share-prefixes", "on", "--max-steps", "2", "--warmup-steps", "1")
+    process = train(home, *flags, "--name", "alike", json_lines=False)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    assert re.search(r"Shared prefixes: [4-9]\d % fewer tokens to compute\.", out)
+    console = (home.runs / actions.get_run(home, "alike").id / "console.log").read_text(encoding="utf-8")
+    assert re.search(r"shared prefixes: [4-9]\d% fewer tokens", console)
 
 
 def test_interrupting_stops_the_run_and_keeps_what_it_learned(home: Home) -> None:

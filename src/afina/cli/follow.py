@@ -257,7 +257,10 @@ def describe(event: dict[str, Any], out: Out) -> list[str]:
             tokens=event["tokens"],
             steps=event["total_steps"],
         )
-        return [out.say(plan)]
+        saved = round(100 * (event.get("shared_prefixes") or 0))
+        if not saved:
+            return [out.say(plan)]
+        return [out.say(plan), out.say(say(N_("Shared prefixes: {share} % fewer tokens to compute."), share=saved))]
     if kind == "eval":
         best = out.text(N_("the lowest so far")) if event["best"] else ""
         told = say(N_("Step {step}: validation loss {loss}"), step=event["step"], loss=number(event["loss"]) or "–")

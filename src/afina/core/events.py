@@ -59,7 +59,8 @@ class Preflight(Event):
     memory: expected peak, bytes; seconds: expected duration from here on; measured: both follow from the longest rows, which
     were computed once, and not from a guess; precision, device, attention: what was chosen;
     path: "fast" (layers computed by Afina), "packed" (transformers' layers, examples end to end) or "reference"
-    (transformers' and PEFT's own forward, an example at a time).
+    (transformers' and PEFT's own forward, an example at a time); shared_prefixes: the share of an epoch's tokens that need
+    not be computed, because examples begin alike (0: not in use).
     """
 
     type = "preflight"
@@ -78,6 +79,7 @@ class Preflight(Event):
     memory: int | None = None
     seconds: float | None = None
     measured: bool = False
+    shared_prefixes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Step(Event):
     """One optimizer step is done.
 
     step counts from 1 to total_steps; epoch is fractional; loss is the mean over all answer tokens of the step;
-    tokens are the real (never padding) input tokens of the step; memory is the resident or device peak so far, bytes;
+    tokens are the real (never padding) input tokens of the step, those of shared prefixes in every example; memory is the resident or device peak so far, bytes;
     seconds_left is the estimate for the rest of the run.
     """
 

@@ -320,6 +320,16 @@ class TrainSpec(BaseModel):
         Switch,
         About(N_("Activation checkpointing"), N_("Needs less memory and more time."), "machine"),
     ] = "auto"
+    share_prefixes: Annotated[
+        Switch,
+        About(
+            N_("Shared prefixes"),
+            N_(
+                "Computes the beginning that examples have in common, such as a system prompt, only once; the result is the same. Automatic: where that saves more than 10 % of the tokens."
+            ),
+            "machine",
+        ),
+    ] = "auto"
     threads: Annotated[
         int | None,
         About(N_("Threads"), N_("Processor cores to use. Empty: all of them."), "machine"),

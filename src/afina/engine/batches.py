@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from afina.data.mix import mix
 from afina.data.template import Encoded
+from afina.engine.segments import Look
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,19 @@ class Item:
 @dataclass(frozen=True)
 class Row:
     """Examples end to end. ids, positions (T,); lengths of the examples; at (N,): the places whose next token is learned;
-    targets (N,): those next tokens."""
+    targets (N,): those next tokens.
+
+    Where examples share a beginning, `lengths` are those of what lies end to end, `looks` say what else comes before it,
+    and weights (N,) how often each target is learned (None: all once, and no place has two targets).
+    """
 
     ids: Tensor
     positions: Tensor
     lengths: tuple[int, ...]
     at: Tensor
     targets: Tensor
+    looks: tuple[Look, ...] = ()
+    weights: Tensor | None = None
 
     def to(self, device: torch.device) -> Row:
         """The same row on `device`."""
@@ -58,7 +65,13 @@ class Row:
             return self
         move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.positions, self.at, self.targets))
         ids, positions, at, targets = move
-        return Row(ids, positions, self.lengths, at, targets)
+        weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
+        return Row(ids, positions, self.lengths, at, targets, self.looks, weights)
+
+    @property
+    def learned(self) -> int:
+        """How many tokens of its examples carry a loss."""
+        return len(self.targets) if self.weights is None else int(self.weights.sum())
 
     def filled_up(self, multiple: int) -> Row:
         """The same with an example of no meaning at the end, of which nothing is learned, so that its length is a multiple of
@@ -67,7 +80,7 @@ class Row:
         if not more:
             return self
         ids, positions = F.pad(self.ids, (0, more)), torch.cat([self.positions, torch.arange(more)])
-        return Row(ids, positions, (*self.lengths, more), self.at, self.targets)
+        return replace(self, ids=ids, positions=positions, lengths=(*self.lengths, more))
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])

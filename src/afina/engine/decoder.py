@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afina.engine import elementwise, segments, shapes
+from afina.engine.batches import Row
 from afina.engine.elementwise import Norm
 from afina.engine.projection import Projection
-from afina.engine.segments import Heads
+from afina.engine.segments import Heads, Look
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -29,11 +30,14 @@ ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 @dataclass(frozen=True)
 class Place:
-    """Where the tokens of a row stand: the lengths of its examples, and cos and sin (T, 1, size / 2) of the positions."""
+    """Where the tokens of a row stand: the lengths of its examples, and cos and sin (T, 1, size / 2) of the positions;
+    where examples share a beginning, what they look back at, and the positions (T,)."""
 
     lengths: Sequence[int]
     cos: Tensor
     sin: Tensor
+    looks: Sequence[Look] = ()
+    positions: Tensor | None = None
 
 
 class _Taken:
@@ -104,7 +108,7 @@ class Attention:
         """x (T, d) → x + attention(norm(x)), and what backward needs, in `room` where given."""
         inverse, qkv, z, raw = self._project(x, place, keep, room)
         into = room and room.take("out", x, self.heads.widths[0])
-        out, sums = segments.attend(qkv, self.heads, place.lengths, into)
+        out, sums = segments.attend(qkv, self.heads, place.lengths, place.looks, place.positions, into)
         y, z_out, after = _residual(x, out, self.output, self.post, keep, room)
         return y, (inverse, qkv, z, raw, out, sums, z_out, after)
 
@@ -131,7 +135,7 @@ class Attention:
         """The gradients of x and of `parameters`."""
         inverse, qkv, z, raw, out, sums, z_out, after = kept
         d_out, of_output, of_post = _residual_backward(dy, out, z_out, after, self.output, self.post)
-        d_qkv = segments.attend_backward(d_out, qkv, out, sums, self.heads, place.lengths)
+        d_qkv = segments.attend_backward(d_out, qkv, out, sums, self.heads, place.lengths, place.looks, place.positions)
         elementwise.rotate(self._turned(d_qkv), place.cos, place.sin, back=True)
         of_heads = self._norm_heads_backward(d_qkv, raw) if raw is not None else []
         dx, of_norm, of_qkv = _norm_backward(dy, d_qkv, x, inverse, z, self.norm, self.qkv, need_input)
@@ -313,14 +317,15 @@ class Decoder:
             self.layers.append((halves, types[index] if types else None))
         _own(model, {at for (one, two), _ in self.layers for at in (*one.blocks, *two.blocks)})
 
-    def hidden(self, ids: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
-        """ids and positions (T,), examples of `lengths` end to end → the last hidden states (T, d), after the last norm."""
+    def hidden(self, row: Row) -> Tensor:
+        """The last hidden states (T, d) of the examples in `row`, after the last norm."""
         self.refresh()
-        x = self.embed(ids)
+        x = self.embed(row.ids)
         places: dict[str | None, Place] = {}
         for halves, kind in self.layers:
             if kind not in places:
-                places[kind] = self.place(x, positions, lengths, kind)
+                place = self.place(x, row.positions, row.lengths, kind)
+                places[kind] = replace(place, looks=row.looks, positions=row.positions)
             for half in halves:
                 if torch.is_grad_enabled():
                     room = self._rooms.setdefault(id(half), Room(self._tokens))

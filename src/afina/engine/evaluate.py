@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
-from afina.engine.batches import Item, rows_of
+from afina.engine.batches import Item, Row
 from afina.engine.model import Network
 
 
-def validation_loss(network: Network, items: Sequence[Item], tokens_per_row: int) -> float:
-    """Nats per answer token over all of `items`; the model is left as it was."""
+def validation_loss(network: Network, rows: Iterable[Row]) -> float:
+    """Nats per answer token over all examples in `rows`; the model is left as it was."""
     was_training = network.model.training
     network.model.eval()
     total, count = 0.0, 0
     try:
         with torch.no_grad():
-            for row in rows_of(items, tokens_per_row):
+            for row in rows:
                 total += float(network.loss(row))
-                count += len(row.targets)
+                count += row.learned
     finally:
         network.model.train(was_training)
     return total / max(1, count)

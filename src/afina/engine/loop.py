@@ -15,9 +15,9 @@ from typing import Literal
 from afina.core.errors import AfinaError, Problem
 from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, Sample, Step, Stopped, Warn
 from afina.core.messages import N_, Message, say
-from afina.engine import checkpoint, optim, output, samples
+from afina.engine import checkpoint, optim, output, prefixes, samples
 from afina.engine import device as devices
-from afina.engine.batches import Item, heaviest, rows_of
+from afina.engine.batches import Item, Row, heaviest, rows_of
 from afina.engine.evaluate import validation_loss
 from afina.engine.setup import Job, Keep, Ready, prepare
 from afina.engine.watch import Watch
@@ -54,6 +54,7 @@ class Run:
         self.folder = ready.job.run_folder
         self.tokens_per_row = ready.layout.tokens_per_row
         self.checkpointing = ready.layout.checkpointing
+        self.share_prefixes = ready.share_prefixes
         self.step = 0
         self.watch = Watch()
         self.started = time.monotonic()
@@ -98,7 +99,10 @@ class Run:
         yield from self._stopped(stop) if stop else self._finish("last")
 
     def _preflight(self) -> Iterator[Event]:
-        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes."""
+        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes.
+
+        Shared prefixes only make rows shorter, so the row is one without them.
+        """
         ready = self.ready
         items = heaviest(ready.train, self.spec.examples_per_step)
         random = devices.random_state(ready.device)
@@ -119,12 +123,15 @@ class Run:
         ready.trained.clear()
         devices.restore_random_state(random, ready.device)
         tokens = sum(len(ready.train[index]) for index in ready.order.epoch(0)) / ready.order.steps_per_epoch
+        saving = ready.saving if self.share_prefixes else 0.0
+        rate *= 1 - saving
         self.step_seconds = rate * tokens
         # forward is a third of forward and backward
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
         state = 0 if ready.optimizer.state else optim.STATE[self.spec.optimizer] * ready.trained.count()
         memory = devices.peak_memory(ready.device) + state
-        yield replace(ready.preflight, memory=memory, seconds=round(self._seconds_left(), 1), measured=True)
+        seconds = round(self._seconds_left(), 1)
+        yield replace(ready.preflight, memory=memory, seconds=seconds, measured=True, shared_prefixes=round(saving, 4))
         self.step_seconds = None  # the first step's own time counts in full
 
     # ------------------------------------------------------------------ one optimizer step
@@ -152,6 +159,7 @@ class Run:
 
         seconds = time.perf_counter() - begin
         self.step_seconds = seconds if self.step_seconds is None else 0.9 * self.step_seconds + 0.1 * seconds
+        # tokens of shared prefixes count in every example: they are read, whether computed once or often
         tokens = sum(len(item) for item in items)
         yield Step(
             step=self.step,
@@ -172,10 +180,14 @@ class Run:
         network = self.ready.network
 
         def compute() -> float:
-            return sum(network.backward(row, 1.0 / learned) for row in rows_of(items, self.tokens_per_row))
+            return sum(network.backward(row, 1.0 / learned) for row in self._rows(items))
 
         total = yield from self._fitting(compute, self.step + 1, max(len(item) for item in items), gradients=True)
         return total / learned
+
+    def _rows(self, items: Sequence[Item]) -> Iterator[Row]:
+        """How `items` lie in memory now."""
+        return (prefixes.rows_of if self.share_prefixes else rows_of)(items, self.tokens_per_row)
 
     def _fitting(
         self, compute: Callable[[], float], step: int, longest: int, gradients: bool
@@ -234,7 +246,7 @@ class Run:
         begin = time.perf_counter()
         network, items = self.ready.network, self.ready.validation
         loss = yield from self._fitting(
-            lambda: validation_loss(network, items, self.tokens_per_row),
+            lambda: validation_loss(network, self._rows(items)),
             self.step,
             max(len(item) for item in items),
             gradients=False,
@@ -269,6 +281,7 @@ class Run:
             "watch": self._timed().as_json(),
             "tokens_per_row": self.tokens_per_row,
             "checkpointing": self.checkpointing,
+            "share_prefixes": self.share_prefixes,
         }
         ready = self.ready
         self.writer.begin(self.step, ready.trained, ready.optimizer, state, ready.device)
@@ -296,6 +309,7 @@ class Run:
             self.step = self.saved_step = int(state["step"])
             self.watch = Watch.from_json(state["watch"])
             self.tokens_per_row = int(state["tokens_per_row"])
+            self.share_prefixes = bool(state.get("share_prefixes")) and self.ready.network.path == "fast"
             if self.ready.job.memory_limit is not None:
                 self.tokens_per_row = min(self.tokens_per_row, self.ready.layout.tokens_per_row)
             if state.get("checkpointing") and not self.checkpointing:

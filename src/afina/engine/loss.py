@@ -21,7 +21,7 @@ SCORES_AT_ONCE = 24_000_000
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum over tokens of -log softmax(cap(scale · (h·Wᵀ + b)))[target]; cap(x) = softcap·tanh(x / softcap)."""
+    """Sum over tokens of -w · log softmax(cap(scale · (h·Wᵀ + b)))[target]; cap(x) = softcap·tanh(x / softcap)."""
 
     @staticmethod
     def forward(
@@ -32,6 +32,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         targets: Tensor,
         scale: float,
         softcap: float | None,
+        weights: Tensor | None,
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
@@ -45,11 +46,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             h = F.pad(h, (0, 0, 0, -count % multiple(h.dtype)))
             scores = F.linear(h, weight, bias)
             losses, grad = _rows(scores[:count], t, scale, softcap, need_hidden or need_weight or need_bias)
-            total += losses.sum()
+            often = None if weights is None else weights[start : start + size]
+            total += losses.sum() if often is None else losses @ often
             if grad is None:
                 continue
             if grad.data_ptr() != scores.data_ptr():
                 scores[:count] = grad
+            if often is not None:
+                scores[:count] *= often[:, None].to(scores.dtype)
             scores[count:] = 0
             if grad_bias is not None:
                 grad_bias += scores.sum(dim=0, dtype=torch.float32)
@@ -68,7 +72,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None if grad is None else (grad * by).to(dtype) for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
         ]
         ctx.grads = None
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _rows(
@@ -110,12 +114,14 @@ def cross_entropy(
     targets: Tensor,
     scale: float = 1.0,
     softcap: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Summed loss in nats of predicting `targets` (N,) from `hidden` (N, d) through the head `weight` (V, d).
 
+    weights (N,), float32: how often each target counts; None: once.
     The result is a float32 scalar; its gradient reaches `hidden`, and `weight` and `bias` where they require one.
     """
     if hidden.shape[0] == 0:
         return hidden.sum() * 0.0
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap)  # type: ignore[no-untyped-call]
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap, weights)  # type: ignore[no-untyped-call]
     return loss

@@ -172,15 +172,16 @@ class Network:
 
     def _packed_loss(self, row: Row) -> Tensor:
         if self._decoder is not None:
-            row = row.filled_up(self._decoder.multiple)
-            hidden = self._decoder.hidden(row.ids, row.positions, row.lengths)
+            hidden = self._decoder.hidden(row.filled_up(self._decoder.multiple))
         else:
             hidden = self.model.get_decoder()(
                 input_ids=row.ids[None], position_ids=row.positions[None], use_cache=False
             ).last_hidden_state[0]
         weight, bias = self._head()
         scale, softcap = score_changes(self.config)
-        return cross_entropy(hidden[row.at], weight, bias, row.targets, scale, softcap)
+        # a place with two targets gets two gradients: index_select adds them in the same order every time
+        chosen = hidden[row.at] if row.weights is None else hidden.index_select(0, row.at)
+        return cross_entropy(chosen, weight, bias, row.targets, scale, softcap, row.weights)
 
     def _reference_loss(self, row: Row) -> Tensor:
         losses = []

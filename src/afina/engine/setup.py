@@ -19,7 +19,7 @@ from afina.core.spec import LEARNING_RATES, TrainSpec
 from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
 from afina.engine import device as devices
-from afina.engine import lora, memory, optim, samples
+from afina.engine import lora, memory, optim, prefixes, samples
 from afina.engine import model as models
 from afina.engine.batches import Item, Order, Part
 from afina.engine.evaluate import bounded
@@ -56,7 +56,8 @@ class Job:
 
 @dataclass
 class Ready:
-    """A job with everything the loop needs. preflight: what is known before anything was computed, memory and time guessed."""
+    """A job with everything the loop needs. preflight: what is known before anything was computed, memory and time guessed;
+    share_prefixes: what examples have in common is computed once, which saves the share `saving` of the tokens."""
 
     job: Job
     device: torch.device
@@ -70,6 +71,8 @@ class Ready:
     eval_every: int
     save_every: int
     layout: memory.Layout
+    share_prefixes: bool
+    saving: float
     preflight: Preflight
     trained: optim.Trained
     optimizer: torch.optim.Optimizer
@@ -129,6 +132,13 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
     layout = _layout(job, config, model, trained, train, dtype, device)
     if layout.checkpointing:
         network.checkpoint_activations()
+    saving = _saving(spec, order, train, layout)
+    share = network.path == "fast" and (spec.share_prefixes == "on" or saving > prefixes.WORTHWHILE)
+    if spec.share_prefixes == "on" and not share and saving > prefixes.WORTHWHILE:
+        text = N_(
+            "{share} % of the tokens stand in beginnings that examples share, but this model is computed in a way that cannot use it."
+        )
+        yield Warn("prefixes_not_shared", say(text, share=round(100 * saving)))
     optimizer = optim.build(
         spec.optimizer, trained, spec.learning_rate or LEARNING_RATES[spec.method], spec.weight_decay
     )
@@ -170,6 +180,8 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         eval_every=eval_every,
         save_every=plan.every(spec.save_every, steps.total) if not validation or spec.save_every else eval_every,
         layout=layout,
+        share_prefixes=share,
+        saving=saving,
         preflight=preflight,
         trained=trained,
         optimizer=optimizer,
@@ -268,6 +280,15 @@ def _layout(
         device=device.type,
         switch=spec.activation_checkpointing,
     )
+
+
+def _saving(spec: TrainSpec, order: Order, train: Sequence[Item], layout: memory.Layout) -> float:
+    """The share of the first epoch's tokens that shared prefixes save; 0 where they are not wanted."""
+    if spec.share_prefixes == "off":
+        return 0.0
+    chosen = prefixes.evenly(order.steps_per_epoch, spec.examples_per_step)
+    steps = ([train[index] for index in order.step(number)] for number in chosen)
+    return prefixes.saving(steps, layout.tokens_per_row)
 
 
 def _nothing_to_learn() -> Problem:

@@ -147,6 +147,7 @@ def _line(event: events.Event) -> str | None:
                 f"{event.rows} examples, {event.tokens} tokens ({event.answer_tokens} learned), {event.total_steps} steps; "
                 f"{event.trainable_parameters / 1e6:.1f} of {event.parameters / 1e6:.1f} million parameters are trained, "
                 f"{event.precision} on {event.device}"
+                + (f"; shared prefixes: {event.shared_prefixes:.0%} fewer tokens" if event.shared_prefixes else "")
             )
         case events.Step():
             return (
