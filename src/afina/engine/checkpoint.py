@@ -147,6 +147,12 @@ def complete(run_folder: Path) -> list[Saved]:
     return sorted(found, key=lambda saved: saved.step)
 
 
+def newest_state(run_folder: Path) -> dict[str, Any]:
+    """The `state` that the newest complete checkpoint holds, {} where there is none."""
+    found = complete(run_folder)
+    return dict(read_json(found[-1].folder / "state.json")) if found else {}
+
+
 def prune(run_folder: Path, keep: int, best: int | None) -> list[str]:
     """Delete all but the newest `keep` and the best; returns the names of those deleted."""
     saved = complete(run_folder)

@@ -267,6 +267,7 @@ class Run:
             "watch": self._timed().as_json(),
             "tokens_per_row": self.tokens_per_row,
             "checkpointing": self.checkpointing,
+            "precision": self.ready.preflight.precision,
         }
         ready = self.ready
         self.writer.begin(self.step, ready.trained, ready.optimizer, state, ready.device)

@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MOST_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 16384}
-"""More in one row gains nothing: the matrix products are at their full rate."""
+from afina.engine.device import MOST_TOKENS
 
 KEPT_PER_LAYER = 34
 """Values kept for backward per token and layer, as a multiple of the hidden size (measured on Llama's: 27)."""

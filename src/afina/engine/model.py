@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.engine import attention
+from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import Decoder
 from afina.engine.loss import cross_entropy
@@ -198,7 +199,7 @@ class Network:
 
     def _build_decoder(self) -> Decoder | None:
         """The layers computed here, where they can be: on the processor, for families and adapters that are known."""
-        if self.device.type != "cpu":
+        if not devices.computes_layers(self.device):
             return None
         try:
             return Decoder(self.model)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afina.engine import device as devices
+
 
 def rate_at(step: int, total: int, warmup: int, schedule: str) -> float:
     """The share of the full learning rate that step `step` (from 0 to total - 1) takes.
@@ -138,7 +140,7 @@ def build(name: str, trained: Trained, learning_rate: float, weight_decay: float
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        fused = all(master.device.type in ("cpu", "cuda", "mps") for master in trained.masters)
+        fused = all(devices.has_fused_optimizer(master.device) for master in trained.masters)
         return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
     if name == "adafactor":
         return Adafactor(groups, lr=learning_rate)

@@ -18,8 +18,8 @@ from afina.core.messages import N_, Message, say
 from afina.core.spec import LEARNING_RATES, TrainSpec
 from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
+from afina.engine import checkpoint, lora, memory, optim, samples
 from afina.engine import device as devices
-from afina.engine import lora, memory, optim, samples
 from afina.engine import model as models
 from afina.engine.batches import Item, Order, Part
 from afina.engine.evaluate import bounded
@@ -236,8 +236,10 @@ def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype
     rows = max(32, min(1024, int(5e8 / sum(outputs * inputs for outputs, inputs in shapes))))
     fastest, rate = devices.fastest_dtype(device, shapes, rows)
     parameters = parameters_of(job.model_folder)
-    if job.spec.precision != "auto":
-        return devices.DTYPES[job.spec.precision], rate
+    # a resumed run goes on in the format it began with, whatever would be measured now
+    given = checkpoint.newest_state(job.run_folder).get("precision", job.spec.precision)
+    if given in devices.DTYPES:
+        return devices.DTYPES[given], rate
     free = devices.free_memory(device)
     if fastest is torch.float32 and 4 * parameters > 0.7 * free and job.spec.method == "lora":
         fastest = torch.bfloat16  # slower, but it fits

@@ -45,6 +45,7 @@ CHOICES: dict[str, str] = {
     "adafactor": "Adafactor",
     "sgd": "SGD",
     "cuda": N_("graphics card (CUDA)"),
+    "xpu": N_("graphics card of Intel (XPU)"),
     "mps": N_("graphics of a Mac (MPS)"),
     "cpu": N_("processor (CPU)"),
     "float32": "float32",
