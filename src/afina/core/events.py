@@ -57,9 +57,10 @@ class Preflight(Event):
     rows, validation_rows: examples; tokens, answer_tokens: of one pass over the training rows; cut_tokens: tokens past
     `max_length`, lost; steps_per_epoch, total_steps: optimizer steps; trainable_parameters, parameters: counts;
     memory: expected peak, bytes; seconds: expected duration from here on; measured: both follow from the longest rows, which
-    were computed once, and not from a guess; precision, device, attention: what was chosen;
+    were computed once, and not from a guess; precision, device: what was chosen;
     path: "fast" (layers computed by Afina), "packed" (transformers' layers, examples end to end) or "reference"
-    (transformers' and PEFT's own forward, an example at a time).
+    (transformers' and PEFT's own forward, an example at a time); attention: the kernel, “split” (an example at a time),
+    “varlen”, “flash” or “flex” (a whole row at once, on graphics cards).
     """
 
     type = "preflight"
@@ -78,6 +79,7 @@ class Preflight(Event):
     memory: int | None = None
     seconds: float | None = None
     measured: bool = False
+    attention: str = "split"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ ROUNDS = 3
 CLEAR = 1.15
 """bfloat16 must be worth its rounding: this much faster than float32, or it is not taken."""
 
+KINDS_COMPILED = 64
+
 FAILURES = (
     RuntimeError,
     ValueError,
@@ -276,6 +278,18 @@ def attention_kernels(device: torch.device, dtype: torch.dtype) -> list[str]:
 def compiles(device: torch.device) -> bool:
     """Whether small functions are worth compiling: on graphics cards, where Triton is there to do it."""
     return device.type in ("cuda", "xpu") and find_spec("triton") is not None
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """`function` compiled at its first call, for rows of any length; compiled anew for each other kind of input.
+
+    Those are more than the eight PyTorch allows before it gives up (learning or looking, window or none, one block or
+    several), and what it falls back to would hold the scores of all pairs of tokens.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(KINDS_COMPILED, torch._dynamo.config.recompile_limit)
+    return torch.compile(function, dynamic=True)
 
 
 def has_fused_optimizer(device: torch.device) -> bool:

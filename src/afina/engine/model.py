@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
-from afina.engine import attention
+from afina.engine import attention, kernels
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import Decoder
@@ -101,7 +101,8 @@ def shapes(config: Any) -> list[tuple[int, int]]:
 
 
 class Network:
-    """A model and how its loss is computed. `path` says which of the three ways; `best`: the best one to try."""
+    """A model and how its loss is computed. `path` says which of the three ways; `best`: the best one to try; `attention`:
+    by which kernel the examples of a packed row are computed (see `kernels.py`)."""
 
     def __init__(self, model: Any, *, best: Way = "fast") -> None:
         self.model = model
@@ -109,6 +110,7 @@ class Network:
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = model.dtype
         self._own_attention: str = model.config._attn_implementation
+        self.attention = kernels.SPLIT
         self.path: Way = "packed" if best != "reference" and self._can_pack() else "reference"
         self._decoder = self._build_decoder() if best == "fast" and self.path == "packed" else None
         if self._decoder is not None:
@@ -117,6 +119,8 @@ class Network:
         if self.path == "packed" and self.config.model_type not in attention.KNOWN and not self._agrees():
             self.path = "reference"
             self._attend(False)
+        if self.path == "packed":
+            self._choose_kernel()
 
     def loss(self, row: Row) -> Tensor:
         """Summed loss in nats over the learned tokens of `row`, differentiable; see `backward`."""
@@ -214,19 +218,26 @@ class Network:
         return plain and self.model._can_set_attn_implementation()
 
     def _attend(self, packed: bool) -> None:
-        if packed:
-            attention.register()
-        self.model.set_attn_implementation(attention.NAME if packed else self._own_attention)
+        name = kernels.register(self.attention) if packed else self._own_attention
+        self.model.set_attn_implementation(name)
+
+    @torch.no_grad()
+    def _choose_kernel(self) -> None:
+        """Take the fastest kernel for attention that does right what the layers ask for."""
+        names = devices.attention_kernels(self.device, self.dtype)
+        if not names:
+            return
+        row = _trial(self.config.vocab_size).to(self.device)
+        with attention.laid_out(row.lengths), attention.recorded() as calls:
+            self._packed_loss(row)
+        with torch.enable_grad():
+            self.attention = kernels.best(names, calls, self.device, self.dtype)
+        self._attend(True)
 
     @torch.no_grad()
     def _agrees(self) -> bool:
         """Whether the fast path gives the reference's loss on two short examples (an unknown family may mix them)."""
-        random = torch.Generator().manual_seed(0)
-        ids = [
-            torch.randint(0, self.config.vocab_size, (length,), generator=random, dtype=torch.int32)
-            for length in (9, 14)
-        ]
-        row = lay_end_to_end([Item(each, torch.arange(len(each)) > 0) for each in ids]).to(self.device)
+        row = _trial(self.config.vocab_size).to(self.device)
         training = self.model.training
         self.model.eval()
         try:
@@ -240,6 +251,13 @@ class Network:
         reference = float(self._reference_loss(row))
         self._attend(True)
         return math.isclose(fast, reference, rel_tol=1e-3 if self.dtype == torch.float32 else 2e-2)
+
+
+def _trial(vocabulary: int) -> Row:
+    """Two short examples of any tokens."""
+    random = torch.Generator().manual_seed(0)
+    ids = [torch.randint(0, vocabulary, (length,), generator=random, dtype=torch.int32) for length in (9, 14)]
+    return lay_end_to_end([Item(each, torch.arange(len(each)) > 0) for each in ids])
 
 
 class _Speaking:

@@ -154,6 +154,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         precision=str(dtype).removeprefix("torch."),
         device=device.type,
         path=network.path,
+        attention=network.attention,
         memory=layout.expected,
         seconds=round(1.6 * work * steps.total / rate, 1),
     )
