@@ -281,15 +281,16 @@ def compiles(device: torch.device) -> bool:
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """`function` compiled at its first call, for rows of any length; compiled anew for each other kind of input.
+    """`function` compiled at its first call, and once more, for rows of any length, when a second length comes.
 
-    Those are more than the eight PyTorch allows before it gives up (learning or looking, window or none, one block or
-    several), and what it falls back to would hold the scores of all pairs of tokens.
+    Not with `dynamic=True`: that takes constants (a soft cap, an epsilon) for numbers that change, which flex attention
+    cannot compile. Other kinds of input compile anew (learning or looking, window or none, one block or several): more than
+    the eight PyTorch allows before it gives up, and what it falls back to would hold the scores of all pairs of tokens.
     """
     import torch._dynamo
 
     torch._dynamo.config.recompile_limit = max(KINDS_COMPILED, torch._dynamo.config.recompile_limit)
-    return torch.compile(function, dynamic=True)
+    return torch.compile(function)
 
 
 def has_fused_optimizer(device: torch.device) -> bool:

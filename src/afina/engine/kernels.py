@@ -27,8 +27,9 @@ SPLIT = "split"
 BLOCK = 128
 """Tokens of a side of flex attention's blocks."""
 
-TRIED = (37, 1, 150, 70)
-"""Lengths of the examples that a kernel is tried out on: inside a block, a token alone, over the edges of blocks."""
+TRIED = ((37, 1, 150, 70), (300, 212, 5), (90,))
+"""Rows of examples that a kernel is tried out on: inside a block, a token alone, over the edges of blocks; then other sizes,
+for which what is compiled is compiled again."""
 TRIED_WINDOW = 24
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 
@@ -124,9 +125,7 @@ def attention_by(name: str) -> Callable[..., tuple[Tensor, None]]:
     ) -> tuple[Tensor, None]:
         refuse_unknown(module, unused)
         if dropout > 0:
-            return packed_attention(
-                module, query, key, value, None, dropout, scaling, sliding_window, softcap, **unused
-            )
+            return packed_attention(module, query, key, value, None, dropout, scaling, sliding_window, softcap)
         return kernel(query, key, value, laid(query.shape[2]), scaling, sliding_window, softcap), None
 
     return attend
@@ -150,31 +149,32 @@ def best(names: Sequence[str], calls: Iterable[Call], device: torch.device, dtyp
 
 def agrees(name: str, call: Call, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the kernel gives the split's result and gradients on examples made up for `call`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return all(_agrees_on(lengths, name, call, device, dtype) for lengths in TRIED)
+        except devices.FAILURES:
+            return False
+
+
+def _agrees_on(lengths: Sequence[int], name: str, call: Call, device: torch.device, dtype: torch.dtype) -> bool:
     random = torch.Generator().manual_seed(0)
     window = None if call.sliding_window is None else min(call.sliding_window, TRIED_WINDOW)
-    heads = (call.heads, call.key_heads, call.key_heads, call.heads)
     *given, gradient = (
-        torch.randn(1, count, sum(TRIED), call.size, generator=random).to(device, dtype) for count in heads
+        torch.randn(1, heads, sum(lengths), call.size, generator=random).to(device, dtype)
+        for heads in (call.heads, call.key_heads, call.key_heads, call.heads)
     )
 
     def compute(by: str) -> list[Tensor]:
         inputs = [tensor.clone().requires_grad_(True) for tensor in given]
-        with laid_out(TRIED):
+        with laid_out(lengths):
             out, _ = attention_by(by)(torch.nn.Identity(), *inputs, None, 0.0, call.scaling, window, call.softcap)
             torch.autograd.backward(out, gradient.transpose(1, 2))
         return [out.detach(), *(tensor.grad for tensor in inputs if tensor.grad is not None)]
 
-    wanted = compute(SPLIT)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            got = compute(name)
-    except devices.FAILURES:
-        return False
-    most = TOLERANCE[dtype]
-    return len(got) == len(wanted) and all(
-        bool((one.float() - other.float()).norm() <= most * other.float().norm())
-        for one, other in zip(got, wanted, strict=True)
+    return all(
+        bool((one.float() - other.float()).norm() <= TOLERANCE[dtype] * other.float().norm())
+        for one, other in zip(compute(name), compute(SPLIT), strict=True)
     )
 
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
-from afina.engine import attention, kernels
+from afina.engine import attention, fused, kernels
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
-from afina.engine.decoder import Decoder
+from afina.engine.decoder import FAMILIES, Decoder
 from afina.engine.loss import cross_entropy
 from afina.engine.speaker import Speaker, finish_scores
 
@@ -102,7 +102,8 @@ def shapes(config: Any) -> list[tuple[int, int]]:
 
 class Network:
     """A model and how its loss is computed. `path` says which of the three ways; `best`: the best one to try; `attention`:
-    by which kernel the examples of a packed row are computed (see `kernels.py`)."""
+    by which kernel the examples of a packed row are computed (see `kernels.py`); compiled: which element-wise parts of
+    transformers' layers are (see `fused.py`)."""
 
     def __init__(self, model: Any, *, best: Way = "fast") -> None:
         self.model = model
@@ -111,6 +112,7 @@ class Network:
         self.dtype: torch.dtype = model.dtype
         self._own_attention: str = model.config._attn_implementation
         self.attention = kernels.SPLIT
+        self.compiled: list[str] = []
         self.path: Way = "packed" if best != "reference" and self._can_pack() else "reference"
         self._decoder = self._build_decoder() if best == "fast" and self.path == "packed" else None
         if self._decoder is not None:
@@ -121,6 +123,8 @@ class Network:
             self._attend(False)
         if self.path == "packed":
             self._choose_kernel()
+            if devices.compiles(self.device) and self.config.model_type in FAMILIES:
+                self.compiled = fused.install(self.model)
 
     def loss(self, row: Row) -> Tensor:
         """Summed loss in nats over the learned tokens of `row`, differentiable; see `backward`."""
