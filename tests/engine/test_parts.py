@@ -159,7 +159,7 @@ def test_a_watch_survives_a_checkpoint() -> None:
 def test_layout_follows_the_memory() -> None:
     config = SimpleNamespace(hidden_size=576, num_hidden_layers=30)
     shape = {
-        "parameters": 135_000_000,
+        "weights": 135_000_000 * 4,
         "trainable": 5_000_000,
         "width": 4,
         "longest": 700,

@@ -349,6 +349,8 @@ class Run:
             "base": str(job.model_folder),
             "merged_first": [str(path) for path in job.adapter_folders],
         }
+        if self.spec.quantization != "none":
+            notes["trained_beside"] = {"quantization": self.spec.quantization}
         if ready.wrapped is not None:
             output.write_adapter(ready.wrapped, self.folder / "adapter", job.model_folder, ready.chat, notes)
             return "adapter"

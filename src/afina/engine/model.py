@@ -19,20 +19,28 @@ from torch import Tensor, nn
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
-from afina.engine import attention, fused, kernels
+from afina.engine import attention, fused, kernels, quantized
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import FAMILIES, Decoder
+from afina.engine.lora import mismatch
 from afina.engine.loss import cross_entropy
 from afina.engine.speaker import Speaker, finish_scores
 
 Way = Literal["fast", "packed", "reference"]
 
 
-def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Sequence[Path] = ()) -> Any:
+def load(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    adapters: Sequence[Path] = (),
+    quantization: str = "none",
+) -> Any:
     """transformers' model of `folder` in `dtype`, with LoRA `adapters` merged in their order.
 
-    Reads safetensors only and runs no code of the model's own. Raises AfinaError `broken_model`, `adapter_mismatch`.
+    quantization: bits of the linear layers' weights ("none", "8bit", "4bit"; then nothing can be merged). Reads safetensors
+    only and runs no code of the model's own. Raises AfinaError `broken_model`, `adapter_mismatch`, `bitsandbytes_missing`.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -40,9 +48,10 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Seque
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    more = quantized.arguments(quantization, dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **more
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AfinaError(
@@ -57,6 +66,9 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Seque
     for adapter in adapters:
         model = merge(model, adapter)
     model.requires_grad_(False)
+    if more:  # already on the device
+        quantized.keep_as_they_are(model)
+        return model
     return model.to(device)
 
 
@@ -70,16 +82,7 @@ def merge(model: Any, adapter: Path) -> Any:
             raise ValueError("adapter_model.safetensors is missing")
         return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise AfinaError(
-            Problem(
-                "adapter_mismatch",
-                say(N_("The LoRA adapter does not fit the model: {reason}"), reason=_first_line(error)),
-                say(N_("Choose the base model it was trained on.")),
-                field="model",
-                value=str(adapter),
-            ),
-            "failed",
-        ) from error
+        raise mismatch(error, adapter) from error
 
 
 def text_config(folder: Path) -> Any:
@@ -201,9 +204,12 @@ class Network:
         head = self.model.get_output_embeddings()
         if isinstance(head, nn.Linear):
             return head.weight, head.bias
-        name = head.active_adapters[0]
-        delta = head.lora_B[name].weight @ head.lora_A[name].weight * head.scaling[name]
-        return head.base_layer.weight + delta.to(head.base_layer.weight.dtype), head.base_layer.bias
+        weight = head.base_layer.weight
+        for name in head.active_adapters:
+            if name in head.lora_A:
+                delta = head.lora_B[name].weight @ head.lora_A[name].weight * head.scaling[name]
+                weight = weight + delta.to(weight.dtype)
+        return weight, head.base_layer.bias
 
     def _build_decoder(self) -> Decoder | None:
         """The layers computed here, where they can be: on the processor, for families and adapters that are known."""

@@ -18,7 +18,7 @@ from afina.core.messages import N_, Message, say
 from afina.core.spec import LEARNING_RATES, TrainSpec
 from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
-from afina.engine import checkpoint, lora, memory, optim, samples
+from afina.engine import checkpoint, lora, memory, optim, quantized, samples
 from afina.engine import device as devices
 from afina.engine import model as models
 from afina.engine.batches import Item, Order, Part
@@ -108,12 +108,19 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
     device = devices.choose_device(spec.device)
     config = models.text_config(job.model_folder)
     dtype, rate = _precision(job, config, device)
-    model = models.load(job.model_folder, dtype, device, job.adapter_folders)
+    apart = spec.quantization != "none"  # earlier adapters cannot be merged into such weights: they stand beside them
+    merged = () if apart else job.adapter_folders
+    model = models.load(job.model_folder, dtype, device, merged, spec.quantization)
     torch.manual_seed(spec.seed)
     wrapped = None
     if spec.method == "lora":
         wrapped = lora.attach(
-            model, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=spec.lora_dropout, targets=spec.target_modules
+            model,
+            rank=spec.lora_rank,
+            alpha=spec.lora_alpha,
+            dropout=spec.lora_dropout,
+            targets=spec.target_modules,
+            earlier=job.adapter_folders if apart else (),
         )
         model = wrapped.get_base_model()
     else:
@@ -133,7 +140,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         spec.optimizer, trained, spec.learning_rate or LEARNING_RATES[spec.method], spec.weight_decay
     )
 
-    parameters = sum(weight.numel() for weight in model.parameters()) - (trained.count() if wrapped else 0)
+    parameters = sum(quantized.count(weight) for weight in model.parameters()) - (trained.count() if wrapped else 0)
     work = (
         (4 if spec.method == "lora" else 6)
         * parameters
@@ -242,7 +249,8 @@ def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype
     if given in devices.DTYPES:
         return devices.DTYPES[given], rate
     free = devices.free_memory(device)
-    if fastest is torch.float32 and 4 * parameters > 0.7 * free and job.spec.method == "lora":
+    large = 4 * parameters > 0.7 * free and job.spec.quantization == "none"
+    if fastest is torch.float32 and large and job.spec.method == "lora":
         fastest = torch.bfloat16  # slower, but it fits
     return fastest, rate
 
@@ -262,7 +270,7 @@ def _layout(
     mean = sum(lengths) / len(lengths)
     return memory.lay_out(
         config,
-        parameters=sum(weight.numel() for weight in model.parameters()),
+        weights=sum(weight.nbytes for weight in model.parameters()),
         trainable=trained.count(),
         width=2 if dtype == torch.bfloat16 else 4,
         longest=lengths[-1],
