@@ -97,8 +97,12 @@ class Run:
         yield from self._stopped(stop) if stop else self._finish("last")
 
     def _preflight(self) -> Iterator[Event]:
-        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes."""
+        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes.
+
+        The optimizer's state is made before, so that no step can fail half-way for lack of memory.
+        """
         ready = self.ready
+        optim.rehearse(ready.optimizer, ready.trained)
         items = heaviest(ready.train, self.spec.examples_per_step)
         random = devices.random_state(ready.device)
         rate = 0.0
@@ -121,8 +125,7 @@ class Run:
         self.step_seconds = rate * tokens
         # forward is a third of forward and backward
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
-        state = 0 if ready.optimizer.state else optim.STATE[self.spec.optimizer] * ready.trained.count()
-        memory = devices.peak_memory(ready.device) + state
+        memory = devices.peak_memory(ready.device)
         yield replace(ready.preflight, memory=memory, seconds=round(self._seconds_left(), 1), measured=True)
         self.step_seconds = None  # the first step's own time counts in full
 
@@ -253,8 +256,17 @@ class Run:
     def _sample(self, when: Literal["before", "during", "after"]) -> Iterator[Event]:
         if self.ready.prompts:
             yield Phase("sampling")
-            told = samples.answers(self.ready.network, self.ready.chat, self.ready.prompts)
-            yield Sample(self.step, when, told)
+            try:
+                told = samples.answers(self.ready.network, self.ready.chat, self.ready.prompts)
+            except (RuntimeError, MemoryError) as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                told = []
+            if told:
+                yield Sample(self.step, when, told)
+            else:
+                devices.release_memory(self.ready.device)
+                yield Warn("no_sample", say(N_("The sample answers are left out this time: memory ran out.")))
             if when == "during":
                 yield Phase("training")
 

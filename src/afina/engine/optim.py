@@ -129,10 +129,6 @@ def _hand_over_to(master: torch.nn.Parameter) -> Callable[[Tensor], None]:
     return hand_over
 
 
-STATE = {"adamw": 8, "adafactor": 0, "sgd": 4}
-"""Bytes that an optimizer keeps for each number it trains (Adafactor: next to nothing), from its first step on."""
-
-
 def build(name: str, trained: Trained, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (β 0.9 and 0.999), Adafactor, or SGD with momentum 0.9. Vectors (norms, biases) are never decayed."""
     matrices = [master for master in trained.masters if master.dim() >= 2]
@@ -145,6 +141,35 @@ def build(name: str, trained: Trained, learning_rate: float, weight_decay: float
     if name == "adafactor":
         return Adafactor(groups, lr=learning_rate)
     return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+
+
+@torch.no_grad()
+def rehearse(optimizer: torch.optim.Optimizer, trained: Trained) -> None:
+    """A step with gradients of zero and no learning rate: nothing changes, but all that a step allocates has been allocated.
+
+    Without, an optimizer makes its state in its first step, and memory that ends then leaves some weights changed and some
+    not. Nothing is done where there is a state already. Raises the allocator's error, and then there is no state.
+    """
+    if optimizer.state:
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    done = False
+    try:
+        for master in trained.masters:
+            master.grad = torch.zeros_like(master)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()
+        for entries in optimizer.state.values():
+            for tensor in entries.values():
+                tensor.zero_()  # counts, and the weight decay that SGD takes for a gradient
+        done = True
+    finally:
+        trained.clear()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if not done:
+            optimizer.state.clear()
 
 
 @torch.no_grad()

@@ -17,6 +17,9 @@ from torch import Tensor
 from afina.core.errors import AfinaError
 from afina.core.quantization import PACKAGE, missing
 
+# PEFT imports it wherever it is installed; it would tell of kernels it did not find, and of casts in every product
+logging.getLogger(PACKAGE).setLevel(logging.ERROR)
+
 
 def arguments(quantization: str, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
     """What transformers' `from_pretrained` needs so that weights are quantised while they are read, one after the other, and
@@ -27,7 +30,6 @@ def arguments(quantization: str, dtype: torch.dtype, device: torch.device) -> di
         raise AfinaError(problem)
     from transformers import BitsAndBytesConfig
 
-    logging.getLogger(PACKAGE).setLevel(logging.ERROR)  # it tells of casts in every product
     if quantization == "8bit":
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
