@@ -259,7 +259,7 @@ class TrainSpec(BaseModel):
         About(
             N_("Quantisation of the base model"),
             N_(
-                "Holds the base model in 8 or 4 bits a weight while the addition is trained (4 bits: QLoRA). Much less memory, somewhat slower and less exact. Needs the package bitsandbytes."
+                "Holds the base model in 8 or 4 bits a weight while the addition is trained (4 bits: QLoRA). Much less memory, but slower and less exact. Needs the package bitsandbytes."
             ),
             "lora",
         ),
