@@ -48,6 +48,7 @@ ENVIRONMENT = {
     "AFINA_TOKEN": "The token programs send as `Authorization: Bearer …` to a server that other machines reach. Kept nowhere.",
     "AFINA_DATABASE_URL": "An SQLAlchemy address in place of the file `afina.db`, for example of PostgreSQL.",
     "AFINA_CACHE": "Where downloads and the converted starter model are kept between homes.",
+    "AFINA_KERNELS": "`torch` computes without the engine's compiled kernels; otherwise they are used where a C compiler made them.",
     "AFINA_THREADS": "How many threads a computation may use, where no setting says so.",
 }
 CODE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_nobody_imports_a_worker(module: str) -> None:
 def test_only_the_engine_imports_torch(module: str) -> None:
     if package(module) != "engine":
         assert not {name.split(".")[0] for name in imported(module)} & HEAVY
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if package(name) == "engine"])
+def test_one_module_knows_kinds_of_devices(module: str) -> None:
+    """What differs between graphics cards stands in `engine/device.py` alone."""
+    if module != "afina.engine.device":
+        named = re.findall(
+            r"\b(?:cuda|mps|xpu|triton|is_available|find_spec)\b", MODULES[module].read_text(encoding="utf-8")
+        )
+        assert not named
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])

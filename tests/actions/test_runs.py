@@ -148,3 +148,13 @@ def test_the_time_a_run_will_take_is_known_from_the_last_one(home: Home) -> None
     assert actions.plan_run(home, spec).plan.seconds is None  # type: ignore[union-attr]
     helpers.finish(home, helpers.start(home))
     assert actions.plan_run(home, spec).plan.seconds  # type: ignore[union-attr]
+
+
+def test_bits_of_the_base_count_in_the_plan_and_need_their_package(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"model": "small", "dataset": "numbers.json"}
+    most = [actions.plan_run(home, {**spec, "quantization": bits}).plan.memory for bits in ("none", "8bit", "4bit")]  # type: ignore[union-attr]
+    assert sorted(most, reverse=True) == most  # type: ignore[type-var]
+    assert len(set(most)) == 3
+    assert codes(home, **spec, quantization="4bit", method="full") == [("quantization_needs_lora", "quantization")]
+    monkeypatch.setattr("afina.core.quantization.find_spec", lambda name: None)
+    assert codes(home, **spec, quantization="4bit") == [("bitsandbytes_missing", "quantization")]

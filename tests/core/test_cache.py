@@ -6,29 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from afina.core.cache import MOST_REMEMBERED, remembered
+from afina.core.cache import MOST_REMEMBERED, recalled, remember
 
 
-def test_measured_once_for_the_same_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_remembered_is_recalled_for_the_same_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "cache"))
-    made = iter(range(10**6))
-
-    def measure() -> list[float]:
-        return [next(made), 0.1 + 0.2]
-
-    assert remembered("speed", ["cpu", 2], measure) == [0, 0.1 + 0.2]
-    assert remembered("speed", ["cpu", 2], measure) == [0, 0.1 + 0.2]
-    assert remembered("speed", ["cpu", 4], measure)[0] == 1
-    assert remembered("size", ["cpu", 2], measure)[0] == 2
+    assert recalled("speed", ["cpu", 2]) is None
+    remember("speed", ["cpu", 2], [0, 0.1 + 0.2])
+    assert recalled("speed", ["cpu", 2]) == [0, 0.1 + 0.2]
+    assert recalled("speed", ["cpu", 4]) is None
+    assert recalled("size", ["cpu", 2]) is None
     (tmp_path / "cache" / "measured-speed.json").write_text("{")
-    assert remembered("speed", ["cpu", 2], measure)[0] == 3
+    assert recalled("speed", ["cpu", 2]) is None
     for number in range(MOST_REMEMBERED + 5):
-        remembered("speed", [number], measure)
-    assert remembered("speed", ["cpu", 2], measure)[0] > MOST_REMEMBERED
+        remember("speed", [number], number)
+    assert [recalled("speed", [number]) for number in (4, 5)] == [None, 5]
 
 
-def test_without_a_cache_it_is_measured_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "file"))
-    made = iter(range(5))
-    assert [remembered("speed", [], lambda: next(made)) for _ in range(2)] == [0, 1]
+    remember("speed", [], 1)
+    assert recalled("speed", []) is None

@@ -86,3 +86,10 @@ def test_limits_and_choices_come_from_the_declaration() -> None:
     assert choices("method") == ["lora", "full"]
     assert choices("epochs") == []
     assert choices("name") == []
+
+
+def test_quantized_weights_are_for_lora() -> None:
+    assert parse_spec({"model": "m", "dataset": "d", "quantization": "4bit"}).quantization == "4bit"
+    found = problems(model="m", dataset="d", quantization="8bit", method="full")
+    assert found == {"quantization": "quantization_needs_lora"}
+    assert problems(model="m", dataset="d", quantization="2bit") == {"quantization": "not_a_choice"}

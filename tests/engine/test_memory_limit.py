@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from afina.core.compute import compute_environment
 from tests import tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux keeps them")
@@ -33,11 +34,28 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(model: Path, folder: Path, megabytes: int, length: int, batch: int, rows: int) -> list[dict[str, Any]]:
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Many weights and few layers: what the optimizer keeps is nearly all of the memory."""
+    folder = tmp_path_factory.mktemp("models") / "wide"
+    size = tiny.build_tokenizer(folder)
+    config = AutoConfig.for_model(
+        "llama", vocab_size=size, hidden_size=768, intermediate_size=2048, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def train(
+    model: Path, folder: Path, megabytes: int, length: int, batch: int, rows: int, *more: str,
+    environment: dict[str, str] = GIVEN_BACK,
+) -> list[dict[str, Any]]:  # fmt: skip
     given = [str(each) for each in (model, folder, megabytes, length, batch, rows)]
-    command = [sys.executable, "-m", "tests.engine.limited", *given]
-    environment = {**os.environ, **GIVEN_BACK}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "tests.engine.limited", *given, *more]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -72,3 +90,33 @@ def test_activations_computed_again(deep: Path, tmp_path: Path) -> None:
 def test_what_cannot_fit_fails_by_name(deep: Path, tmp_path: Path) -> None:
     tight = train(deep, tmp_path / "tight", 70, 1600, 1, 3)
     assert tight[-1] == {"type": "error", "code": "out_of_memory"}
+
+
+def test_under_the_worker_s_own_allocator(deep: Path, tmp_path: Path) -> None:
+    """It keeps what is freed, so the limit is on what is mapped, and there before anything is computed."""
+    free = train(deep, tmp_path / "free", 0, 100, 16, 32, environment=compute_environment(1))
+    tight = train(
+        deep, tmp_path / "tight", 180, 100, 16, 32, "loading_model", "addresses", environment=compute_environment(1)
+    )
+    assert not retries(free)
+    assert retries(tight)
+    assert tight[-1]["type"] == "finished"
+    assert losses(tight) == pytest.approx(losses(free), abs=1e-5)
+
+
+def test_the_optimizer_s_memory_is_asked_for_before_the_first_step(wide: Path, tmp_path: Path) -> None:
+    """Weights and gradients fit and the two moments do not: no step is begun that cannot be ended."""
+    tight = train(wide, tmp_path / "tight", 150, 20, 1, 3, "loading_model", "data", '{"method": "full"}')
+    assert tight[-1] == {"type": "error", "code": "out_of_memory"}
+    assert not {"preflight", "step"} & {event["type"] for event in tight}
+    roomy = train(wide, tmp_path / "roomy", 600, 20, 1, 3, "loading_model", "data", '{"method": "full"}')
+    assert roomy[-1]["type"] == "finished"
+
+
+def test_sample_answers_that_do_not_fit_are_left_out(deep: Path, tmp_path: Path) -> None:
+    long = json.dumps({"sample_prompts": [f"{number} " * 500 for number in range(10)]})
+    tight = train(deep, tmp_path / "tight", 60, 20, 1, 3, "sampling", "data", long)
+    assert [event["code"] for event in tight if event["type"] == "warning"][-3:] == ["no_sample"] * 3
+    assert not [event for event in tight if event["type"] == "sample"]
+    assert [event["step"] for event in tight if event["type"] == "step"] == [1, 2, 3]
+    assert tight[-1]["type"] == "finished"

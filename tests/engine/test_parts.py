@@ -159,7 +159,7 @@ def test_a_watch_survives_a_checkpoint() -> None:
 def test_layout_follows_the_memory() -> None:
     config = SimpleNamespace(hidden_size=576, num_hidden_layers=30)
     shape = {
-        "parameters": 135_000_000,
+        "weights": 135_000_000 * 4,
         "trainable": 5_000_000,
         "width": 4,
         "longest": 700,
@@ -175,3 +175,51 @@ def test_layout_follows_the_memory() -> None:
     assert (tiny.tokens_per_row >= 700, tiny.checkpointing) == (True, True)
     assert memory.lay_out(config, **shape, free=32 << 30, switch="on").checkpointing
     assert not memory.lay_out(config, **shape, free=3 << 30, switch="off").checkpointing
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "sgd"])
+def test_a_rehearsed_optimizer_makes_the_same_steps(name: str) -> None:
+    """All its state is there before the first step, and nothing else is changed by that."""
+    found = []
+    for rehearsed in (False, True):
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(6, 4)), torch.nn.Parameter(torch.randn(4))]
+        trained = optim.Trained([("w", weights[0]), ("b", weights[1])])
+        optimizer = optim.build(name, trained, 0.05, 0.1)
+        if rehearsed:
+            before = [weight.detach().clone() for weight in weights]
+            optim.rehearse(optimizer, trained)
+            assert all(torch.equal(one, other) for one, other in zip(before, weights, strict=True))
+            assert len(optimizer.state) == 2
+            assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05]
+            assert not trained.gradients()
+        for _ in range(5):
+            (weights[0] + weights[1]).square().mean().backward()
+            optimizer.step()
+            trained.clear()
+            kept = {id(tensor) for state in optimizer.state.values() for tensor in state.values()}
+        if rehearsed:
+            optim.rehearse(optimizer, trained)
+            assert {id(tensor) for state in optimizer.state.values() for tensor in state.values()} == kept
+        found.append([weight.detach().clone() for weight in weights])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_rehearsal_without_memory_leaves_no_half_of_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = optim.Trained(
+        [("w", torch.nn.Parameter(torch.randn(6, 4))), ("b", torch.nn.Parameter(torch.randn(4, 4)))]
+    )
+    optimizer = optim.build("adafactor", trained, 0.05, 0.0)
+    own, calls = optim.Adafactor._scaled, iter([True, False])
+
+    def short(grad: torch.Tensor, state: dict[str, object], keep: float) -> torch.Tensor:
+        if not next(calls):
+            raise MemoryError
+        return own(grad, state, keep)
+
+    monkeypatch.setattr(optim.Adafactor, "_scaled", staticmethod(short))
+    with pytest.raises(MemoryError):
+        optim.rehearse(optimizer, trained)
+    assert not optimizer.state
+    assert not trained.gradients()
+    assert optimizer.param_groups[0]["lr"] == 0.05

@@ -16,6 +16,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json
 from afina.core.messages import Message
 from afina.core.paths import Home
+from afina.core.quantization import BYTES
 from afina.core.spec import TrainSpec
 from afina.data.cache import checked
 from afina.data.examples import Example
@@ -172,6 +173,8 @@ def _memory(model: ModelRef, spec: TrainSpec, longest: int, step_tokens: float) 
         hidden=hidden,
         layers=layers,
         vocabulary=vocabulary,
+        quantized=0 if spec.quantization == "none" else layers * sum(one * other for one, other in products),
+        width=BYTES[spec.quantization],
     )
 
 

@@ -23,6 +23,7 @@ from afina.core.events import Phase
 from afina.core.files import write_json
 from afina.core.messages import N_, say
 from afina.core.paths import Home
+from afina.core.quantization import missing
 from afina.core.spec import TrainSpec, parse_spec
 from afina.registry import runs as rows
 from afina.runs.index import index
@@ -105,6 +106,8 @@ def prepare(home: Home, spec: Any, *, paths: bool = False) -> Prepared:
     """Check everything a run needs. Raises AfinaError with all problems at once: of settings, model and datasets."""
     problems: list[Problem] = []
     parsed = spec if isinstance(spec, TrainSpec) else _tried(problems, lambda: parse_spec(spec))
+    if parsed is not None and (lacking := missing(parsed.quantization)) is not None:
+        problems.append(lacking)
     model_name, names, validation_name = _wanted(parsed, spec)
     model = _tried(problems, lambda: resolve_model(home, model_name, paths=paths)) if model_name else None
     reports: dict[Path, Any] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afina"
 
 
-def remembered(kind: str, facts: list[Any], measure: Callable[[], Any]) -> Any:
-    """What `measure` gives, a plain JSON value, measured once for the same `facts`: `measured-<kind>.json` in the cache.
+def recalled(kind: str, facts: list[Any]) -> Any:
+    """What was remembered for the same `facts`, None where nothing was or the cache cannot be read."""
+    return _known(kind).get(json.dumps(facts))
 
-    A cache that cannot be read or written to costs a measurement and nothing else.
-    """
-    path = cache_folder() / f"measured-{kind}.json"
-    key = json.dumps(facts)
-    try:
-        known = read_json(path)
-        if key in known:
-            return known[key]
-    except (OSError, ValueError, TypeError):
-        known = {}
-    value = measure()
-    if not isinstance(known, dict):
-        known = {}
+
+def remember(kind: str, facts: list[Any], value: Any) -> None:
+    """Keep `value`, plain JSON, in `measured-<kind>.json` of the cache. One that cannot be written to keeps nothing."""
+    known = [*_known(kind).items(), (json.dumps(facts), value)]
     with suppress(OSError):
-        write_json(path, dict([*known.items(), (key, value)][-MOST_REMEMBERED:]))
-    return value
+        write_json(cache_folder() / f"measured-{kind}.json", dict(known[-MOST_REMEMBERED:]))
+
+
+def _known(kind: str) -> dict[str, Any]:
+    with suppress(OSError, ValueError, TypeError):
+        known = read_json(cache_folder() / f"measured-{kind}.json")
+        if isinstance(known, dict):
+            return known
+    return {}

@@ -57,10 +57,11 @@ class Preflight(Event):
     rows, validation_rows: examples; tokens, answer_tokens: of one pass over the training rows; cut_tokens: tokens past
     `max_length`, lost; steps_per_epoch, total_steps: optimizer steps; trainable_parameters, parameters: counts;
     memory: expected peak, bytes; seconds: expected duration from here on; measured: both follow from the longest rows, which
-    were computed once, and not from a guess; precision, device, attention: what was chosen;
+    were computed once, and not from a guess; precision, device: what was chosen;
     path: "fast" (layers computed by Afina), "packed" (transformers' layers, examples end to end) or "reference"
-    (transformers' and PEFT's own forward, an example at a time); shared_prefixes: the share of an epoch's tokens that need
-    not be computed, because examples begin alike (0: not in use).
+    (transformers' and PEFT's own forward, an example at a time); attention: the kernel, “split” (an example at a time),
+    “varlen”, “flash” or “flex” (a whole row at once, on graphics cards); shared_prefixes: the share of an epoch's tokens that
+    need not be computed, because examples begin alike (0: not in use).
     """
 
     type = "preflight"
@@ -80,6 +81,7 @@ class Preflight(Event):
     seconds: float | None = None
     measured: bool = False
     shared_prefixes: float = 0.0
+    attention: str = "split"
 
 
 @dataclass(frozen=True)

@@ -42,14 +42,24 @@ def lora_parameters(layers: list[tuple[int, int]], rank: int) -> int:
     return sum(rank * (inputs + outputs) for inputs, outputs in layers)
 
 
-def memory(parameters: int, trainable: int, *, tokens: int, hidden: int, layers: int, vocabulary: int) -> int:
+def memory(
+    parameters: int,
+    trainable: int,
+    *,
+    tokens: int,
+    hidden: int,
+    layers: int,
+    vocabulary: int,
+    quantized: int = 0,
+    width: float = 4.0,
+) -> int:
     """A rough upper estimate, in bytes, of what a run holds at its peak, everything in float32.
 
-    Weights 4 bytes each; what is trained 16 more (gradient 4, AdamW's two moments 8, a copy while saving 4); for each of
+    Weights 4 bytes each, but the `quantized` ones among them `width`; what is trained 16 more (gradient 4, AdamW's two moments 8, a copy while saving 4); for each of
     the `tokens` computed at once about 34 × hidden values a layer for the backward pass, and the output head's scores
     for up to 1,024 tokens at a time, three times; plus 0.6 GB for the program itself.
     """
-    weights = 4 * parameters + 16 * trainable
+    weights = 4 * (parameters - quantized) + width * quantized + 16 * trainable
     activations = 4 * tokens * hidden * 34 * layers
     head = 4 * 3 * vocabulary * min(tokens, 1024)
     return int(weights + activations + head + 600_000_000)

@@ -20,8 +20,9 @@ Method = Literal["lora", "full"]
 Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
 Optimizer = Literal["adamw", "adafactor", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
+Device = Literal["auto", "cpu", "cuda", "xpu", "mps"]
 Switch = Literal["auto", "on", "off"]
+Quantization = Literal["none", "8bit", "4bit"]
 TrainOn = Literal["answers", "all"]
 ChatTemplate = Literal["auto", "chatml", "plain"]
 
@@ -253,6 +254,16 @@ class TrainSpec(BaseModel):
             N_("LoRA dropout"), N_("Switches parts of the addition off at random while learning. 0 is fastest."), "lora"
         ),
     ] = Field(default=0.0, ge=0, lt=1)
+    quantization: Annotated[
+        Quantization,
+        About(
+            N_("Quantisation of the base model"),
+            N_(
+                "Holds the base model in 8 or 4 bits a weight while the addition is trained (4 bits: QLoRA). Much less memory, but slower and less exact. Needs the package bitsandbytes."
+            ),
+            "lora",
+        ),
+    ] = "none"
     target_modules: Annotated[
         list[str],
         BeforeValidator(_words),
@@ -396,6 +407,12 @@ class TrainSpec(BaseModel):
             raise ValueError("dataset_twice")
         return self
 
+    @model_validator(mode="after")
+    def _only_lora_beside_quantized_weights(self) -> TrainSpec:
+        if self.quantization != "none" and self.method != "lora":
+            raise ValueError("quantization_needs_lora")
+        return self
+
     @property
     def examples_per_step(self) -> int:
         """Examples of one optimizer step."""
@@ -431,7 +448,7 @@ def choices(name: str) -> list[str]:
 
 def parse_spec(data: Any) -> TrainSpec:
     """Validate completely. Raises AfinaError with every problem at once (`unknown_setting`, `missing_setting`,
-    `out_of_range`, `not_a_choice`, `wrong_type`, `dataset_twice`)."""
+    `out_of_range`, `not_a_choice`, `wrong_type`, `dataset_twice`, `quantization_needs_lora`)."""
     try:
         return TrainSpec.model_validate(data)
     except ValidationError as error:
@@ -492,6 +509,14 @@ def _problem(item: Any) -> Problem:
             change,
             field,
             _short(value),
+        )
+    if kind == "value_error" and str(context.get("error")) == "quantization_needs_lora":
+        return Problem(
+            "quantization_needs_lora",
+            say(N_("Weights of 8 or 4 bits cannot be trained themselves, so full fine-tuning needs them whole.")),
+            say(N_("Choose LoRA as the method, or no quantisation.")),
+            "quantization",
+            value.quantization if isinstance(value, TrainSpec) else None,
         )
     if kind == "value_error":
         return Problem(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from afina.data.mix import mix
 from afina.data.template import Encoded
+from afina.engine import device as devices
 from afina.engine.segments import Look
 
 
@@ -63,7 +64,7 @@ class Row:
         """The same row on `device`."""
         if device.type == "cpu":
             return self
-        move = (tensor.to(device, non_blocking=True) for tensor in (self.ids, self.positions, self.at, self.targets))
+        move = (devices.to_device(each, device) for each in (self.ids, self.positions, self.at, self.targets))
         ids, positions, at, targets = move
         weights = None if self.weights is None else self.weights.to(device, non_blocking=True)
         return Row(ids, positions, self.lengths, at, targets, self.looks, weights)

@@ -50,14 +50,14 @@ class Writer:
     """Writes the checkpoints of a run beside its loop, one at a time.
 
     `begin` copies the tensors and returns; the file system is waited for in a thread. Where there is no memory for a second
-    copy, `begin` itself writes.
+    copy, or for the thread, `begin` itself writes.
     """
 
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / FOLDER
         self._thread: threading.Thread | None = None
         self._saved: Saved | None = None
-        self._error: OSError | MemoryError | None = None
+        self._error: Exception | None = None
 
     def begin(
         self,
@@ -79,13 +79,21 @@ class Writer:
         if _bytes(snapshot) > devices.free_memory(torch.device("cpu")) // 4:
             self._write(snapshot)
             return
-        weights, rest = _copy(snapshot.weights), _copy(snapshot.optimizer)
-        snapshot = replace(snapshot, weights=weights, optimizer=rest)
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
-        self._thread.start()
+        try:
+            weights, rest = _copy(snapshot.weights), _copy(snapshot.optimizer)
+            copied = replace(snapshot, weights=weights, optimizer=rest)
+            thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint")
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            if not (devices.is_out_of_memory(error) or "start new thread" in str(error)):
+                raise
+            weights = rest = copied = None  # type: ignore[assignment]  # what was copied so far is given back first
+            self._write(snapshot)
+            return
+        self._thread = thread
 
     def finish(self, wait: bool) -> Saved | None:
-        """The checkpoint begun last, once, when it is complete on disk. Raises the OSError or MemoryError it failed with."""
+        """The checkpoint begun last, once, when it is complete on disk. Raises what it failed with."""
         if self._thread is not None:
             if self._thread.is_alive() and not wait:
                 return None
@@ -104,7 +112,12 @@ class Writer:
     def _write(self, snapshot: _Snapshot) -> None:
         try:
             self._saved = _write(self._folder / f"step-{snapshot.step:06d}", snapshot)
-        except (OSError, MemoryError) as error:
+        except (
+            OSError,
+            MemoryError,
+            RuntimeError,
+            SystemError,
+        ) as error:  # the last where memory ends inside of libraries
             self._error = error
 
 
@@ -145,6 +158,12 @@ def complete(run_folder: Path) -> list[Saved]:
         ):
             found.append(Saved(int(manifest["step"]), folder))
     return sorted(found, key=lambda saved: saved.step)
+
+
+def newest_state(run_folder: Path) -> dict[str, Any]:
+    """The `state` that the newest complete checkpoint holds, {} where there is none."""
+    found = complete(run_folder)
+    return dict(read_json(found[-1].folder / "state.json")) if found else {}
 
 
 def prune(run_folder: Path, keep: int, best: int | None) -> list[str]:

@@ -81,7 +81,7 @@ class Generator:
         dtype = torch.float32
         if 4 * parameters_of(model_folder) > 0.6 * devices.free_memory(where):
             dtype = torch.bfloat16  # slower, but it fits
-        if where.type != "cpu":
+        if not devices.computes_layers(where):
             return cls._by_transformers(model_folder, adapters, chat, where, precision)
         model = models.load(model_folder, dtype, where, adapters).eval()
         try:

@@ -101,9 +101,11 @@ class Run:
     def _preflight(self) -> Iterator[Event]:
         """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes.
 
-        Shared prefixes only make rows shorter, so the row is one without them.
+        The optimizer's state is made before, so that no step can fail half-way for lack of memory. Shared prefixes only make
+        rows shorter, so the row is one without them.
         """
         ready = self.ready
+        optim.rehearse(ready.optimizer, ready.trained)
         items = heaviest(ready.train, self.spec.examples_per_step)
         random = devices.random_state(ready.device)
         rate = 0.0
@@ -128,9 +130,8 @@ class Run:
         self.step_seconds = rate * tokens
         # forward is a third of forward and backward
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
-        state = 0 if ready.optimizer.state else optim.STATE[self.spec.optimizer] * ready.trained.count()
-        memory = devices.peak_memory(ready.device) + state
         seconds = round(self._seconds_left(), 1)
+        memory = devices.peak_memory(ready.device)
         yield replace(ready.preflight, memory=memory, seconds=seconds, measured=True, shared_prefixes=round(saving, 4))
         self.step_seconds = None  # the first step's own time counts in full
 
@@ -267,8 +268,17 @@ class Run:
     def _sample(self, when: Literal["before", "during", "after"]) -> Iterator[Event]:
         if self.ready.prompts:
             yield Phase("sampling")
-            told = samples.answers(self.ready.network, self.ready.chat, self.ready.prompts)
-            yield Sample(self.step, when, told)
+            try:
+                told = samples.answers(self.ready.network, self.ready.chat, self.ready.prompts)
+            except (RuntimeError, MemoryError) as error:
+                if not devices.is_out_of_memory(error):
+                    raise
+                told = []
+            if told:
+                yield Sample(self.step, when, told)
+            else:
+                devices.release_memory(self.ready.device)
+                yield Warn("no_sample", say(N_("The sample answers are left out this time: memory ran out.")))
             if when == "during":
                 yield Phase("training")
 
@@ -282,6 +292,7 @@ class Run:
             "tokens_per_row": self.tokens_per_row,
             "checkpointing": self.checkpointing,
             "share_prefixes": self.share_prefixes,
+            "precision": self.ready.preflight.precision,
         }
         ready = self.ready
         self.writer.begin(self.step, ready.trained, ready.optimizer, state, ready.device)
@@ -364,6 +375,8 @@ class Run:
             "base": str(job.model_folder),
             "merged_first": [str(path) for path in job.adapter_folders],
         }
+        if self.spec.quantization != "none":
+            notes["trained_beside"] = {"quantization": self.spec.quantization}
         if ready.wrapped is not None:
             output.write_adapter(ready.wrapped, self.folder / "adapter", job.model_folder, ready.chat, notes)
             return "adapter"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -75,12 +76,20 @@ def _fast_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 def attach(
-    model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: Sequence[str], fast: bool = True
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: Sequence[str],
+    fast: bool = True,
+    earlier: Sequence[Path] = (),
 ) -> Any:
     """Freeze `model` and add a new adapter with PEFT; returns PEFT's model. B starts at zero, so nothing changes yet.
 
-    targets: ["all-linear"] or names of linear layers. fast: compute plain layers in one product. Raises AfinaError
-    `unknown_target_modules`.
+    targets: ["all-linear"] or names of linear layers. fast: compute plain layers in one product. earlier: adapters that
+    stand beside the weights, as trained, where they cannot be merged. Raises AfinaError `unknown_target_modules`,
+    `adapter_mismatch`.
     """
     import peft
 
@@ -92,10 +101,55 @@ def attach(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an older name
-        wrapped = peft.get_peft_model(model, config, adapter_name=ADAPTER)
+        if earlier:
+            wrapped = _beside(model, earlier)
+            wrapped.add_adapter(ADAPTER, config)
+            wrapped.base_model.set_adapter([*_names(earlier), ADAPTER])
+            for name, weight in wrapped.named_parameters():
+                weight.requires_grad_(f".{ADAPTER}." in name)
+        else:
+            wrapped = peft.get_peft_model(model, config, adapter_name=ADAPTER)
     if fast and dropout == 0:
         speed_up(wrapped)
     return wrapped
+
+
+def _names(earlier: Sequence[Path]) -> list[str]:
+    return [f"earlier_{number}" for number in range(len(earlier))]
+
+
+def _beside(model: nn.Module, earlier: Sequence[Path]) -> Any:
+    """PEFT's model with the adapters of the folders `earlier`, frozen."""
+    import peft
+    from safetensors import SafetensorError
+
+    wrapped: Any = model
+    try:
+        for name, adapter in zip(_names(earlier), earlier, strict=True):
+            if not (adapter / "adapter_model.safetensors").is_file():
+                raise ValueError("adapter_model.safetensors is missing")
+            if isinstance(wrapped, peft.PeftModel):
+                wrapped.load_adapter(str(adapter), adapter_name=name)
+            else:
+                wrapped = peft.PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise mismatch(error, adapter) from error
+    return wrapped
+
+
+def mismatch(error: BaseException, adapter: Path) -> AfinaError:
+    """The error `adapter_mismatch`."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return AfinaError(
+        Problem(
+            "adapter_mismatch",
+            say(N_("The LoRA adapter does not fit the model: {reason}"), reason=reason),
+            say(N_("Choose the base model it was trained on.")),
+            field="model",
+            value=str(adapter),
+        ),
+        "failed",
+    )
 
 
 def speed_up(model: nn.Module) -> int:

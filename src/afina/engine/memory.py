@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-MOST_TOKENS = {"cpu": 2048, "mps": 4096, "cuda": 16384}
-"""More in one row gains nothing: the matrix products are at their full rate."""
+from afina.engine.device import MOST_TOKENS
 
 KEPT_PER_LAYER = 34
 """Values kept for backward per token and layer, as a multiple of the hidden size (measured on Llama's: 27)."""
@@ -31,7 +30,7 @@ class Layout:
 def lay_out(
     config: Any,
     *,
-    parameters: int,
+    weights: int,
     trainable: int,
     width: int,
     longest: int,
@@ -42,10 +41,10 @@ def lay_out(
 ) -> Layout:
     """Choose the layout of a step for a model of `config` (transformers' text config).
 
-    width: bytes of a weight; longest: tokens of the longest example, which is never split; step: tokens of a usual
+    weights: their bytes, however many bits each has; width: bytes of a number that is computed with; longest: tokens of the longest example, which is never split; step: tokens of a usual
     step; free: bytes available; switch: "auto", "on" or "off" for activation checkpointing.
     """
-    fixed = parameters * width + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM
+    fixed = weights + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
     keep = KEPT_PER_LAYER * hidden * layers * width
     again = hidden * layers * width + KEPT_PER_LAYER * hidden * width

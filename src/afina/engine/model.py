@@ -19,19 +19,28 @@ from torch import Tensor, nn
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
-from afina.engine import attention
+from afina.engine import attention, fused, kernels, quantized
+from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
-from afina.engine.decoder import Decoder
+from afina.engine.decoder import FAMILIES, Decoder
+from afina.engine.lora import mismatch
 from afina.engine.loss import cross_entropy
 from afina.engine.speaker import Speaker, finish_scores
 
 Way = Literal["fast", "packed", "reference"]
 
 
-def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Sequence[Path] = ()) -> Any:
+def load(
+    folder: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    adapters: Sequence[Path] = (),
+    quantization: str = "none",
+) -> Any:
     """transformers' model of `folder` in `dtype`, with LoRA `adapters` merged in their order.
 
-    Reads safetensors only and runs no code of the model's own. Raises AfinaError `broken_model`, `adapter_mismatch`.
+    quantization: bits of the linear layers' weights ("none", "8bit", "4bit"; then nothing can be merged). Reads safetensors
+    only and runs no code of the model's own. Raises AfinaError `broken_model`, `adapter_mismatch`, `bitsandbytes_missing`.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -39,9 +48,10 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Seque
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    more = quantized.arguments(quantization, dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **more
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AfinaError(
@@ -56,6 +66,9 @@ def load(folder: Path, dtype: torch.dtype, device: torch.device, adapters: Seque
     for adapter in adapters:
         model = merge(model, adapter)
     model.requires_grad_(False)
+    if more:  # already on the device
+        quantized.keep_as_they_are(model)
+        return model
     return model.to(device)
 
 
@@ -69,16 +82,7 @@ def merge(model: Any, adapter: Path) -> Any:
             raise ValueError("adapter_model.safetensors is missing")
         return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise AfinaError(
-            Problem(
-                "adapter_mismatch",
-                say(N_("The LoRA adapter does not fit the model: {reason}"), reason=_first_line(error)),
-                say(N_("Choose the base model it was trained on.")),
-                field="model",
-                value=str(adapter),
-            ),
-            "failed",
-        ) from error
+        raise mismatch(error, adapter) from error
 
 
 def text_config(folder: Path) -> Any:
@@ -100,7 +104,9 @@ def shapes(config: Any) -> list[tuple[int, int]]:
 
 
 class Network:
-    """A model and how its loss is computed. `path` says which of the three ways; `best`: the best one to try."""
+    """A model and how its loss is computed. `path` says which of the three ways; `best`: the best one to try; `attention`:
+    by which kernel the examples of a packed row are computed (see `kernels.py`); compiled: which element-wise parts of
+    transformers' layers are (see `fused.py`)."""
 
     def __init__(self, model: Any, *, best: Way = "fast") -> None:
         self.model = model
@@ -108,6 +114,8 @@ class Network:
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = model.dtype
         self._own_attention: str = model.config._attn_implementation
+        self.attention = kernels.SPLIT
+        self.compiled: list[str] = []
         self.path: Way = "packed" if best != "reference" and self._can_pack() else "reference"
         self._decoder = self._build_decoder() if best == "fast" and self.path == "packed" else None
         if self._decoder is not None:
@@ -116,6 +124,10 @@ class Network:
         if self.path == "packed" and self.config.model_type not in attention.KNOWN and not self._agrees():
             self.path = "reference"
             self._attend(False)
+        if self.path == "packed":
+            self._choose_kernel()
+            if devices.compiles(self.device) and self.config.model_type in FAMILIES:
+                self.compiled = fused.install(self.model)
 
     def loss(self, row: Row) -> Tensor:
         """Summed loss in nats over the learned tokens of `row`, differentiable; see `backward`."""
@@ -200,13 +212,16 @@ class Network:
         head = self.model.get_output_embeddings()
         if isinstance(head, nn.Linear):
             return head.weight, head.bias
-        name = head.active_adapters[0]
-        delta = head.lora_B[name].weight @ head.lora_A[name].weight * head.scaling[name]
-        return head.base_layer.weight + delta.to(head.base_layer.weight.dtype), head.base_layer.bias
+        weight = head.base_layer.weight
+        for name in head.active_adapters:
+            if name in head.lora_A:
+                delta = head.lora_B[name].weight @ head.lora_A[name].weight * head.scaling[name]
+                weight = weight + delta.to(weight.dtype)
+        return weight, head.base_layer.bias
 
     def _build_decoder(self) -> Decoder | None:
         """The layers computed here, where they can be: on the processor, for families and adapters that are known."""
-        if self.device.type != "cpu":
+        if not devices.computes_layers(self.device):
             return None
         try:
             return Decoder(self.model)
@@ -221,19 +236,26 @@ class Network:
         return plain and self.model._can_set_attn_implementation()
 
     def _attend(self, packed: bool) -> None:
-        if packed:
-            attention.register()
-        self.model.set_attn_implementation(attention.NAME if packed else self._own_attention)
+        name = kernels.register(self.attention) if packed else self._own_attention
+        self.model.set_attn_implementation(name)
+
+    @torch.no_grad()
+    def _choose_kernel(self) -> None:
+        """Take the fastest kernel for attention that does right what the layers ask for."""
+        names = devices.attention_kernels(self.device, self.dtype)
+        if not names:
+            return
+        row = _trial(self.config.vocab_size).to(self.device)
+        with attention.laid_out(row.lengths), attention.recorded() as calls:
+            self._packed_loss(row)
+        with torch.enable_grad():
+            self.attention = kernels.best(names, calls, self.device, self.dtype)
+        self._attend(True)
 
     @torch.no_grad()
     def _agrees(self) -> bool:
         """Whether the fast path gives the reference's loss on two short examples (an unknown family may mix them)."""
-        random = torch.Generator().manual_seed(0)
-        ids = [
-            torch.randint(0, self.config.vocab_size, (length,), generator=random, dtype=torch.int32)
-            for length in (9, 14)
-        ]
-        row = lay_end_to_end([Item(each, torch.arange(len(each)) > 0) for each in ids]).to(self.device)
+        row = _trial(self.config.vocab_size).to(self.device)
         training = self.model.training
         self.model.eval()
         try:
@@ -247,6 +269,13 @@ class Network:
         reference = float(self._reference_loss(row))
         self._attend(True)
         return math.isclose(fast, reference, rel_tol=1e-3 if self.dtype == torch.float32 else 2e-2)
+
+
+def _trial(vocabulary: int) -> Row:
+    """Two short examples of any tokens."""
+    random = torch.Generator().manual_seed(0)
+    ids = [torch.randint(0, vocabulary, (length,), generator=random, dtype=torch.int32) for length in (9, 14)]
+    return lay_end_to_end([Item(each, torch.arange(len(each)) > 0) for each in ids])
 
 
 class _Speaking:

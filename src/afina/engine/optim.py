@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from afina.engine import device as devices
+
 
 def rate_at(step: int, total: int, warmup: int, schedule: str) -> float:
     """The share of the full learning rate that step `step` (from 0 to total - 1) takes.
@@ -127,10 +129,6 @@ def _hand_over_to(master: torch.nn.Parameter) -> Callable[[Tensor], None]:
     return hand_over
 
 
-STATE = {"adamw": 8, "adafactor": 0, "sgd": 4}
-"""Bytes that an optimizer keeps for each number it trains (Adafactor: next to nothing), from its first step on."""
-
-
 def build(name: str, trained: Trained, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW (β 0.9 and 0.999), Adafactor, or SGD with momentum 0.9. Vectors (norms, biases) are never decayed."""
     matrices = [master for master in trained.masters if master.dim() >= 2]
@@ -138,11 +136,40 @@ def build(name: str, trained: Trained, learning_rate: float, weight_decay: float
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        fused = all(master.device.type in ("cpu", "cuda", "mps") for master in trained.masters)
+        fused = all(devices.has_fused_optimizer(master.device) for master in trained.masters)
         return torch.optim.AdamW(groups, lr=learning_rate, fused=fused)
     if name == "adafactor":
         return Adafactor(groups, lr=learning_rate)
     return torch.optim.SGD(groups, lr=learning_rate, momentum=0.9)
+
+
+@torch.no_grad()
+def rehearse(optimizer: torch.optim.Optimizer, trained: Trained) -> None:
+    """A step with gradients of zero and no learning rate: nothing changes, but all that a step allocates has been allocated.
+
+    Without, an optimizer makes its state in its first step, and memory that ends then leaves some weights changed and some
+    not. Nothing is done where there is a state already. Raises the allocator's error, and then there is no state.
+    """
+    if optimizer.state:
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    done = False
+    try:
+        for master in trained.masters:
+            master.grad = torch.zeros_like(master)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.0
+        optimizer.step()
+        for entries in optimizer.state.values():
+            for tensor in entries.values():
+                tensor.zero_()  # counts, and the weight decay that SGD takes for a gradient
+        done = True
+    finally:
+        trained.clear()
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if not done:
+            optimizer.state.clear()
 
 
 @torch.no_grad()

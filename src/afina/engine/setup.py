@@ -18,8 +18,8 @@ from afina.core.messages import N_, Message, say
 from afina.core.spec import LEARNING_RATES, TrainSpec
 from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
+from afina.engine import checkpoint, lora, memory, optim, prefixes, quantized, samples
 from afina.engine import device as devices
-from afina.engine import lora, memory, optim, prefixes, samples
 from afina.engine import model as models
 from afina.engine.batches import Item, Order, Part
 from afina.engine.evaluate import bounded
@@ -111,12 +111,19 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
     device = devices.choose_device(spec.device)
     config = models.text_config(job.model_folder)
     dtype, rate = _precision(job, config, device)
-    model = models.load(job.model_folder, dtype, device, job.adapter_folders)
+    apart = spec.quantization != "none"  # earlier adapters cannot be merged into such weights: they stand beside them
+    merged = () if apart else job.adapter_folders
+    model = models.load(job.model_folder, dtype, device, merged, spec.quantization)
     torch.manual_seed(spec.seed)
     wrapped = None
     if spec.method == "lora":
         wrapped = lora.attach(
-            model, rank=spec.lora_rank, alpha=spec.lora_alpha, dropout=spec.lora_dropout, targets=spec.target_modules
+            model,
+            rank=spec.lora_rank,
+            alpha=spec.lora_alpha,
+            dropout=spec.lora_dropout,
+            targets=spec.target_modules,
+            earlier=job.adapter_folders if apart else (),
         )
         model = wrapped.get_base_model()
     else:
@@ -143,7 +150,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         spec.optimizer, trained, spec.learning_rate or LEARNING_RATES[spec.method], spec.weight_decay
     )
 
-    parameters = sum(weight.numel() for weight in model.parameters()) - (trained.count() if wrapped else 0)
+    parameters = sum(quantized.count(weight) for weight in model.parameters()) - (trained.count() if wrapped else 0)
     work = (
         (4 if spec.method == "lora" else 6)
         * parameters
@@ -164,6 +171,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         precision=str(dtype).removeprefix("torch."),
         device=device.type,
         path=network.path,
+        attention=network.attention,
         memory=layout.expected,
         seconds=round(1.6 * work * steps.total / rate, 1),
     )
@@ -248,10 +256,13 @@ def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype
     rows = max(32, min(1024, int(5e8 / sum(outputs * inputs for outputs, inputs in shapes))))
     fastest, rate = devices.fastest_dtype(device, shapes, rows)
     parameters = parameters_of(job.model_folder)
-    if job.spec.precision != "auto":
-        return devices.DTYPES[job.spec.precision], rate
+    # a resumed run goes on in the format it began with, whatever would be measured now
+    given = checkpoint.newest_state(job.run_folder).get("precision", job.spec.precision)
+    if given in devices.DTYPES:
+        return devices.DTYPES[given], rate
     free = devices.free_memory(device)
-    if fastest is torch.float32 and 4 * parameters > 0.7 * free and job.spec.method == "lora":
+    large = 4 * parameters > 0.7 * free and job.spec.quantization == "none"
+    if fastest is torch.float32 and large and job.spec.method == "lora":
         fastest = torch.bfloat16  # slower, but it fits
     return fastest, rate
 
@@ -271,7 +282,7 @@ def _layout(
     mean = sum(lengths) / len(lengths)
     return memory.lay_out(
         config,
-        parameters=sum(weight.numel() for weight in model.parameters()),
+        weights=sum(weight.nbytes for weight in model.parameters()),
         trainable=trained.count(),
         width=2 if dtype == torch.bfloat16 else 4,
         longest=lengths[-1],

@@ -31,6 +31,9 @@ GROUPS: dict[str, str] = {
 
 CHOICES: dict[str, str] = {
     "auto": N_("automatic"),
+    "none": N_("none"),
+    "8bit": N_("8 bits"),
+    "4bit": N_("4 bits (QLoRA)"),
     "on": N_("on"),
     "off": N_("off"),
     "answers": N_("answers only"),
@@ -45,6 +48,7 @@ CHOICES: dict[str, str] = {
     "adafactor": "Adafactor",
     "sgd": "SGD",
     "cuda": N_("graphics card (CUDA)"),
+    "xpu": N_("graphics card of Intel (XPU)"),
     "mps": N_("graphics of a Mac (MPS)"),
     "cpu": N_("processor (CPU)"),
     "float32": "float32",
