@@ -17,7 +17,7 @@ from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, S
 from afina.core.messages import N_, Message, say
 from afina.engine import checkpoint, optim, output, samples
 from afina.engine import device as devices
-from afina.engine.batches import Item, heaviest, rows_of
+from afina.engine.batches import Item, rows_of
 from afina.engine.evaluate import validation_loss
 from afina.engine.setup import Job, Keep, Ready, prepare
 from afina.engine.watch import Watch
@@ -99,7 +99,7 @@ class Run:
     def _preflight(self) -> Iterator[Event]:
         """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes."""
         ready = self.ready
-        items = heaviest(ready.train, self.spec.examples_per_step)
+        items = ready.train.heaviest(self.spec.examples_per_step)
         random = devices.random_state(ready.device)
         rate = 0.0
 
@@ -117,7 +117,7 @@ class Run:
         yield from self._fitting(compute, self.step, len(items[0]), gradients=True)
         ready.trained.clear()
         devices.restore_random_state(random, ready.device)
-        tokens = sum(len(ready.train[index]) for index in ready.order.epoch(0)) / ready.order.steps_per_epoch
+        tokens = int(ready.train.lengths[ready.order.epoch(0)].sum()) / ready.order.steps_per_epoch
         self.step_seconds = rate * tokens
         # forward is a third of forward and backward
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)

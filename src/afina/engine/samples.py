@@ -12,6 +12,7 @@ from afina.data.examples import Example, Turn
 from afina.data.template import ChatTokenizer
 from afina.engine.model import Network
 from afina.engine.speaker import greedy
+from afina.engine.tokens import Examples
 
 MOST_TOKENS = 48
 MOST_PROMPT = 512
@@ -27,9 +28,7 @@ class Prompt:
     expected: str | None = None
 
 
-def choose(
-    given: Sequence[str], examples: Sequence[Example], chat: ChatTokenizer, system_prompt: str | None
-) -> list[Prompt]:
+def choose(given: Sequence[str], examples: Examples, chat: ChatTokenizer, system_prompt: str | None) -> list[Prompt]:
     """The prompts of a run: those `given`, else three from `examples`, spread over them; documents give their beginning."""
     if given:
         return [Prompt(text, chat.prompt([Turn("user", text)], system_prompt)) for text in given]
