@@ -52,7 +52,7 @@ def fastest_dtype(device: torch.device, shapes: Sequence[tuple[int, int]], rows:
     """The faster of float32 and bfloat16 for products of `rows` vectors with weights of `shapes` (outputs, inputs), and
     its rate in FLOP/s. Measured for a few milliseconds, for no flag of the hardware tells; then remembered, so that a
     resumed run computes in the format it began with."""
-    facts = [str(device), _name(device), torch.__version__, torch.get_num_threads(), shapes, rows]
+    facts = [str(device), name(device), torch.__version__, torch.get_num_threads(), shapes, rows]
     dtype, rate = remembered("precision", facts, lambda: _measure(device, shapes, rows))
     return DTYPES[dtype], float(rate)
 
@@ -66,7 +66,7 @@ def _measure(device: torch.device, shapes: Sequence[tuple[int, int]], rows: int)
     return str(best).removeprefix("torch."), rates[best]
 
 
-def _name(device: torch.device) -> str:
+def name(device: torch.device) -> str:
     """What computes: the graphics card, else the processor and what of it PyTorch uses."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))

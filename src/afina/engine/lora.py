@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 
@@ -74,6 +75,7 @@ def _fast_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return F.linear(x, base.weight, base.bias) + added
 
 
+@collector_at_rest()
 def attach(
     model: nn.Module, *, rank: int, alpha: float, dropout: float, targets: Sequence[str], fast: bool = True
 ) -> Any:

@@ -56,7 +56,7 @@ def _of(example: Example, chat: ChatTokenizer, system_prompt: str | None) -> Pro
     return None
 
 
-def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) -> list[Answer]:
+def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy answers of at most MOST_TOKENS tokens, computed together (prompts are padded on the left)."""
     if not prompts:
         return []
@@ -67,10 +67,12 @@ def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) ->
     else:
         with network.speak() as model:
             written = _greedy(model, ids, chat.stop_ids, network.device)
-    return [
-        Answer(prompt.text, chat.decode(ids).strip(), prompt.expected)
-        for prompt, ids in zip(prompts, written, strict=True)
-    ]
+    return [chat.decode(ids).strip() for ids in written]
+
+
+def as_answers(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Answer]:
+    """What the event says of it: prompt, answer, and the dataset's own answer."""
+    return [Answer(prompt.text, text, prompt.expected) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _greedy(model: object, prompts: list[list[int]], stops: set[int], device: torch.device) -> list[list[int]]:

@@ -22,6 +22,7 @@ from afina.engine import device as devices
 from afina.engine import lora, memory, optim, samples, tokens
 from afina.engine import model as models
 from afina.engine.batches import Item, Order
+from afina.engine.before import Before, state_of
 from afina.engine.evaluate import bounded
 from afina.engine.folders import parameters_of
 from afina.engine.tokens import Items, Source, everything
@@ -82,6 +83,7 @@ class Ready:
     trained: optim.Trained
     optimizer: torch.optim.Optimizer
     prompts: list[samples.Prompt]
+    before: Before
 
     @property
     def learning_rate(self) -> float:
@@ -183,7 +185,16 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         prompts=samples.choose(
             spec.sample_prompts, found.held or job.all_sources[0].examples, chat, spec.system_prompt
         ),
+        before=Before(job.cache and job.cache / "before", _way(job, network)),
     )
+
+
+def _way(job: Job, network: models.Network) -> list[Any]:
+    """What the answers of the untrained model depend on, besides what it is asked."""
+    spec = job.spec
+    adapter = [spec.lora_rank, spec.lora_alpha, spec.lora_dropout, spec.target_modules] if spec.method == "lora" else []
+    computed = [network.path, str(network.dtype), devices.name(network.device), torch.get_num_threads()]
+    return [*computed, *adapter, state_of([job.model_folder, *job.adapter_folders])]
 
 
 def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype, float]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from afina.core import events
+from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError
 from afina.core.files import read_json
 from afina.core.messages import N_, say
@@ -74,7 +75,8 @@ class _Worker:
         return 0
 
     def _events(self) -> Iterator[events.Event]:
-        from afina.engine.loop import fit
+        with collector_at_rest():
+            from afina.engine.loop import fit
 
         return fit(self._job())
 
