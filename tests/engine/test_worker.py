@@ -73,6 +73,9 @@ def test_to_the_end(with_model: Home, pairs_file: Path) -> None:
     }  # fmt: skip
     assert f"step 1/{plan['total_steps']} loss" in told
     assert "finished after" in told
+    assert plan["measured"]
+    assert plan["step_seconds"] > 0
+    assert "measured: " in told
 
 
 def test_a_second_start_computes_no_tokens_anew_and_learns_the_same(with_model: Home, pairs_file: Path) -> None:

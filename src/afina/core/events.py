@@ -56,8 +56,8 @@ class Preflight(Event):
 
     rows, validation_rows: examples; tokens, answer_tokens: of one pass over the training rows; cut_tokens: tokens past
     `max_length`, lost; steps_per_epoch, total_steps: optimizer steps; trainable_parameters, parameters: counts;
-    memory: expected peak, bytes; seconds: expected duration from here on; measured: both follow from the longest rows, which
-    were computed once, and not from a guess; precision, device, attention: what was chosen;
+    memory: expected peak, bytes; seconds: expected duration from here on; step_seconds: of a usual step, None where nothing
+    was computed; measured: all three follow from the longest rows, which were computed once, and not from a guess; precision, device, attention: what was chosen;
     path: "fast" (layers computed by Afina), "packed" (transformers' layers, examples end to end) or "reference"
     (transformers' and PEFT's own forward, an example at a time).
     """
@@ -77,6 +77,7 @@ class Preflight(Event):
     path: str = "fast"
     memory: int | None = None
     seconds: float | None = None
+    step_seconds: float | None = None
     measured: bool = False
 
 

@@ -125,7 +125,8 @@ class Run:
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
         state = 0 if ready.optimizer.state else optim.STATE[self.spec.optimizer] * ready.trained.count()
         memory = devices.peak_memory(ready.device) + state
-        yield replace(ready.preflight, memory=memory, seconds=round(self._seconds_left(), 1), measured=True)
+        seconds, step = round(self._seconds_left(), 1), round(self.step_seconds, 3)
+        yield replace(ready.preflight, memory=memory, seconds=seconds, step_seconds=step, measured=True)
         self.step_seconds = None  # the first step's own time counts in full
 
     # ------------------------------------------------------------------ one optimizer step

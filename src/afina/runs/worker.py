@@ -149,7 +149,7 @@ def _line(event: events.Event) -> str | None:
             return (
                 f"{event.rows} examples, {event.tokens} tokens ({event.answer_tokens} learned), {event.total_steps} steps; "
                 f"{event.trainable_parameters / 1e6:.1f} of {event.parameters / 1e6:.1f} million parameters are trained, "
-                f"{event.precision} on {event.device}"
+                f"{event.precision} on {event.device}{_measured(event)}"
             )
         case events.Step():
             return (
@@ -171,6 +171,15 @@ def _line(event: events.Event) -> str | None:
         case events.Failed():
             return f"failed: {event.message} {event.remedy or ''}".rstrip()
     return None
+
+
+def _measured(plan: events.Preflight) -> str:
+    if not plan.measured or plan.memory is None or plan.seconds is None:
+        return ""
+    cut = f", {plan.cut_tokens} tokens cut" if plan.cut_tokens else ""
+    return (
+        f"\nmeasured: {plan.memory / 1e9:.1f} GB, {plan.step_seconds or 0:.1f} s a step, {_left(plan.seconds)}{cut}"
+    )
 
 
 def _left(seconds: float) -> str:
