@@ -177,9 +177,7 @@ def _measured(plan: events.Preflight) -> str:
     if not plan.measured or plan.memory is None or plan.seconds is None:
         return ""
     cut = f", {plan.cut_tokens} tokens cut" if plan.cut_tokens else ""
-    return (
-        f"\nmeasured: {plan.memory / 1e9:.1f} GB, {plan.step_seconds or 0:.1f} s a step, {_left(plan.seconds)}{cut}"
-    )
+    return f"\nmeasured: {plan.memory / 1e9:.1f} GB, {plan.step_seconds or 0:.1f} s a step, {_left(plan.seconds)}{cut}"
 
 
 def _left(seconds: float) -> str:
