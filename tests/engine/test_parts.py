@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -175,3 +176,15 @@ def test_layout_follows_the_memory() -> None:
     assert (tiny.tokens_per_row >= 700, tiny.checkpointing) == (True, True)
     assert memory.lay_out(config, **shape, free=32 << 30, switch="on").checkpointing
     assert not memory.lay_out(config, **shape, free=3 << 30, switch="off").checkpointing
+
+
+def test_memory_is_touched_beforehand_only_where_it_pays() -> None:
+    weights = 40 << 20
+    assert memory.touch(weights, free=100 * weights, cores=1) is None
+    assert memory.touch(1 << 20, free=100 * weights, cores=2) is None
+    assert memory.touch(weights, free=7 * weights, cores=2) is None
+    touching = memory.touch(weights, free=8 * weights, cores=2)
+    if sys.platform == "linux":
+        assert touching is not None
+        touching.join(timeout=30)
+        assert not touching.is_alive()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from afina.core import plan
+from afina.core.compute import thread_count
 from afina.core.errors import AfinaError, Problem
 from afina.core.events import Event, Phase, Preflight, Warn
 from afina.core.messages import N_, Message, say
@@ -24,7 +26,7 @@ from afina.engine import model as models
 from afina.engine.batches import Item, Order
 from afina.engine.before import Before, state_of
 from afina.engine.evaluate import bounded
-from afina.engine.folders import parameters_of
+from afina.engine.folders import parameters_of, weight_files
 from afina.engine.tokens import Items, Source, everything
 
 Keep = Literal["last", "best"]
@@ -96,6 +98,9 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
     """Yield events on the way and, last of all, the `Ready`. Raises AfinaError."""
     spec = job.spec
     yield Phase("reading_data")
+    if spec.device in ("auto", "cpu") and os.environ.get("MALLOC_MMAP_MAX_") == "0":
+        size = sum(path.stat().st_size for path in weight_files(job.model_folder))
+        memory.touch(size, devices.free_memory(torch.device("cpu")), thread_count())
     chat = ChatTokenizer.load(job.model_folder, spec.chat_template, now=job.created)
     found = tokens.read(job.all_sources, chat, spec, job.cache and job.cache / "tokens")
     train = found.train
