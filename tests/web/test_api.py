@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -132,9 +133,9 @@ def test_a_plan_before_a_run(home: Home, client: TestClient) -> None:
 def test_a_check_before_a_run_is_measured(
     home: Home, client: TestClient, tiny_model: Path, start_server: Callable[..., Server]
 ) -> None:
-    """What cannot be loaded is told; the rest is measured; while a run computes it is an estimate; hanging up ends it."""
-    told = client.post("/api/v1/runs/check", json=SPEC).json()
-    assert [problem["code"] for problem in told["problems"]] == ["broken_model"]
+    """What is wrong is told; the rest is measured; while a run computes it is an estimate; hanging up ends it."""
+    told = client.post("/api/v1/runs/check", json={**SPEC, "epochs": 0}).json()
+    assert [problem["code"] for problem in told["problems"]] == ["out_of_range"]
     shutil.rmtree(home.models / "small")
     shutil.copytree(tiny_model, home.models / "small")
     found = client.post("/api/v1/runs/check", json=SPEC).json()
@@ -146,6 +147,9 @@ def test_a_check_before_a_run_is_measured(
     server = start_server()
     with suppress(httpx.ReadTimeout):
         httpx.post(f"{server.address}/api/v1/runs/check", json=SPEC, timeout=1.0)
+    until = time.monotonic() + 20
+    while list(home.runs.iterdir()) and time.monotonic() < until:
+        time.sleep(0.1)
     lock = computing_lock(home)
     assert lock.acquire(timeout=5), "nobody computes any more"
     assert client.post("/api/v1/runs/check", json=SPEC).json()["busy"] is True

@@ -100,7 +100,8 @@ class Cache:
             except OSError:  # no room, no right to write: it works without
                 return in_memory(make())
         with suppress(OSError):
-            os.utime(place / "manifest.json")
+            now = time.time_ns()  # finer than the file system's own clock, which ticks every few milliseconds
+            os.utime(place / "manifest.json", ns=(now, now))
             self._tidy(place)
         return found
 
@@ -131,7 +132,7 @@ class Cache:
                         shutil.rmtree(folder, ignore_errors=True)
                 elif folder.is_dir():
                     size = sum(file.stat().st_size for file in folder.iterdir())
-                    tables.append(((folder / "manifest.json").stat().st_mtime, size, folder))
+                    tables.append(((folder / "manifest.json").stat().st_mtime_ns, size, folder))
         total = sum(size for _, size, _ in tables)
         for _, size, folder in sorted(tables):
             if total <= self._limit:
