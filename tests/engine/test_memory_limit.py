@@ -96,7 +96,7 @@ def test_under_the_worker_s_own_allocator(deep: Path, tmp_path: Path) -> None:
     """It keeps what is freed, so the limit is on what is mapped, and there before anything is computed."""
     free = train(deep, tmp_path / "free", 0, 100, 16, 32, environment=compute_environment(1))
     tight = train(
-        deep, tmp_path / "tight", 180, 100, 16, 32, "loading_model", "addresses", environment=compute_environment(1)
+        deep, tmp_path / "tight", 150, 100, 16, 32, "loading_model", "addresses", environment=compute_environment(1)
     )
     assert not retries(free)
     assert retries(tight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -223,3 +224,15 @@ def test_a_rehearsal_without_memory_leaves_no_half_of_a_state(monkeypatch: pytes
     assert not optimizer.state
     assert not trained.gradients()
     assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+def test_memory_is_touched_beforehand_only_where_it_pays() -> None:
+    weights = 40 << 20
+    assert memory.touch(weights, free=100 * weights, cores=1) is None
+    assert memory.touch(1 << 20, free=100 * weights, cores=2) is None
+    assert memory.touch(weights, free=7 * weights, cores=2) is None
+    touching = memory.touch(weights, free=8 * weights, cores=2)
+    if sys.platform == "linux":
+        assert touching is not None
+        touching.join(timeout=30)
+        assert not touching.is_alive()

@@ -73,6 +73,23 @@ def test_to_the_end(with_model: Home, pairs_file: Path) -> None:
     }  # fmt: skip
     assert f"step 1/{plan['total_steps']} loss" in told
     assert "finished after" in told
+    assert plan["measured"]
+    assert plan["step_seconds"] > 0
+    assert "measured: " in told
+
+
+def test_a_second_start_computes_no_tokens_anew_and_learns_the_same(with_model: Home, pairs_file: Path) -> None:
+    losses, made = [], []
+    for _ in range(2):
+        folder = folder_of(with_model, pairs_file, max_steps=3)
+        code, told = work(folder)
+        assert code == 0, told
+        losses.append([event["loss"] for kind in ("step", "eval") for event in events_of(folder, kind)])
+        made.append([path.stat().st_ino for path in (with_model.state / "cache" / "tokens").iterdir()])
+    assert made[0] == made[1]
+    assert len(made[0]) == 1
+    assert losses[0] == losses[1]
+    assert len(losses[0]) > 4
 
 
 def test_a_count_of_rows_is_held_back(with_model: Home, pairs_file: Path) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from afina.core.paths import Home
 from afina.core.spec import TrainSpec
-from tests.web.conftest import SETTINGS, add_pairs, create_app, problems
+from afina.runs.launch import computing_lock
+from tests.web.conftest import SETTINGS, Server, add_pairs, create_app, problems
 
 
 @pytest.fixture
@@ -122,6 +127,33 @@ def test_a_plan_before_a_run(home: Home, client: TestClient) -> None:
     assert {problem["code"] for problem in wrong.json()["problems"]} == {"out_of_range", "model_not_found"}
     strange = client.post("/api/v1/runs/plan", content='{"epochs": NaN}', headers={"Content-Type": "application/json"})
     assert strange.status_code in (200, 422)
+    assert list(home.runs.iterdir()) == []
+
+
+def test_a_check_before_a_run_is_measured(
+    home: Home, client: TestClient, tiny_model: Path, start_server: Callable[..., Server]
+) -> None:
+    """What is wrong is told; the rest is measured; while a run computes it is an estimate; hanging up ends it."""
+    told = client.post("/api/v1/runs/check", json={**SPEC, "epochs": 0}).json()
+    assert [problem["code"] for problem in told["problems"]] == ["out_of_range"]
+    shutil.rmtree(home.models / "small")
+    shutil.copytree(tiny_model, home.models / "small")
+    found = client.post("/api/v1/runs/check", json=SPEC).json()
+    assert found["problems"] == []
+    assert (found["measured"], found["busy"]) == (True, False)
+    assert found["memory"] > 100e6
+    assert found["step_seconds"] > 0
+
+    server = start_server()
+    with suppress(httpx.ReadTimeout):
+        httpx.post(f"{server.address}/api/v1/runs/check", json=SPEC, timeout=1.0)
+    until = time.monotonic() + 20
+    while list(home.runs.iterdir()) and time.monotonic() < until:
+        time.sleep(0.1)
+    lock = computing_lock(home)
+    assert lock.acquire(timeout=5), "nobody computes any more"
+    assert client.post("/api/v1/runs/check", json=SPEC).json()["busy"] is True
+    lock.release()
     assert list(home.runs.iterdir()) == []
 
 

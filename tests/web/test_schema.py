@@ -35,8 +35,8 @@ CHECKS: list[CheckFunction] = [
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> Iterator[schemathesis.BaseSchema]:
-    """The API of a home with a model, a dataset and a run. What starts processes (adding a model, asking torch about
-    the machine) is tested elsewhere."""
+    """The API of a home with a model, a dataset and a run. What starts processes (adding a model, checking a run,
+    asking torch about the machine) is tested elsewhere."""
     home = Home(tmp_path_factory.mktemp("fuzz") / "home").create()
     shutil.copytree(model_files, home.models / "small")
     add_pairs(home)
@@ -44,7 +44,8 @@ def described(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> It
     app = create_app(home, ServerSettings(supervise=False, allowed_hosts=frozenset({"testserver"})))
     with TestClient(app, base_url=ADDRESS):
         found = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app)
-        yield found.exclude(method="POST", path="/api/v1/models").exclude(path="/api/v1/machine")
+        starts = found.exclude(method="POST", path="/api/v1/models").exclude(path="/api/v1/machine")
+        yield starts.exclude(path="/api/v1/runs/check")
 
 
 def _name_what_exists(case: schemathesis.Case) -> None:

@@ -1,5 +1,6 @@
 """Every verb of the program, once. The CLI, the API and the pages call only these; each takes the `Home` first."""
 
+from afina.actions.checking import check_run
 from afina.actions.columns import Columns, column_mapping, set_column_mapping
 from afina.actions.datasets import (
     LENGTH,
@@ -52,6 +53,7 @@ __all__ = [
     "add_model",
     "add_rows",
     "check_dataset",
+    "check_run",
     "column_mapping",
     "dataset",
     "dataset_diff",

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from afina import actions
-from afina.cli.shared import Out, duration, number
+from afina.cli.shared import Out, duration, number, size
 from afina.core.errors import AfinaError
 from afina.core.events import ENDED
 from afina.core.messages import N_, Message, say
@@ -257,10 +257,10 @@ def describe(event: dict[str, Any], out: Out) -> list[str]:
             tokens=event["tokens"],
             steps=event["total_steps"],
         )
-        saved = round(100 * (event.get("shared_prefixes") or 0))
-        if not saved:
-            return [out.say(plan)]
-        return [out.say(plan), out.say(say(N_("Shared prefixes: {share} % fewer tokens to compute."), share=saved))]
+        more = [measured(event)] if event.get("measured") else []
+        if saved := round(100 * (event.get("shared_prefixes") or 0)):
+            more.append(say(N_("Shared prefixes: {share} % fewer tokens to compute."), share=saved))
+        return [out.say(each) for each in (plan, *more)]
     if kind == "eval":
         best = out.text(N_("the lowest so far")) if event["best"] else ""
         told = say(N_("Step {step}: validation loss {loss}"), step=event["step"], loss=number(event["loss"]) or "–")
@@ -270,6 +270,19 @@ def describe(event: dict[str, Any], out: Out) -> list[str]:
     if kind in ("advice", "retry", "warning"):
         return [_words(event["message"], out)]
     return []
+
+
+def measured(event: dict[str, Any]) -> Message:
+    """What computing the longest rows has shown: memory, seconds a step, the whole time, tokens cut."""
+    values = {
+        "memory": size(event["memory"]) or "–",
+        "step": number(event.get("step_seconds"), 1) or "–",
+        "time": duration(event["seconds"]) or "–",
+    }
+    if event["cut_tokens"]:
+        text = N_("Measured: {memory} of memory, {step} s a step, about {time} in all; {cut} tokens are cut off.")
+        return say(text, **values, cut=event["cut_tokens"])
+    return say(N_("Measured: {memory} of memory, {step} s a step, about {time} in all."), **values)
 
 
 def _words(message: Any, out: Out) -> str:

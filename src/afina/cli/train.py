@@ -10,11 +10,13 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from afina import actions
-from afina.cli.follow import follow
-from afina.cli.shared import HomeOption, JsonOption, Out, home_folder
+from afina.cli.follow import describe, follow
+from afina.cli.shared import HomeOption, JsonOption, Out, duration, home_folder, size
 from afina.core.errors import AfinaError, Problem
-from afina.core.messages import N_, say
+from afina.core.messages import N_, Message, say
+from afina.core.paths import Home
 from afina.core.spec import TrainSpec, about, choices
+from afina.registry.records import Plan
 
 app = typer.Typer(add_completion=False)
 MANY = {"dataset", "sample_prompts", "tags", "target_modules"}
@@ -31,7 +33,7 @@ PANELS = {
 }
 
 
-def train(home: Path | None, as_json: bool, spec_file: Path | None, **flags: Any) -> int:
+def train(home: Path | None, as_json: bool, spec_file: Path | None, check: bool, **flags: Any) -> int:
     """Fine-tune a model on a dataset and follow the run to its end. Ctrl-C stops it and keeps what it has learned.
 
     Works with or without a running server. A second Ctrl-C leaves the run to end by itself.
@@ -40,8 +42,34 @@ def train(home: Path | None, as_json: bool, spec_file: Path | None, **flags: Any
     folder = home_folder(home).create()
     settings = _from_file(spec_file) if spec_file is not None else {}
     settings |= {name: value for name, value in flags.items() if value not in (None, [])}
+    if check:
+        return _check(folder, settings, out)
     run = actions.start_run(folder, settings, paths=True)
     return follow(folder, run, out)
+
+
+def _check(folder: Home, settings: dict[str, Any], out: Out) -> int:
+    """Say what the run would take; 0 when it can be started."""
+    out.note(say(N_("Loading the model and computing the longest rows once. Ctrl-C ends it.")))
+    found = actions.check_run(folder, settings, paths=True)
+    if out.as_json:
+        out.json(found.as_json(out.say))
+        return 0 if found.plan else 2
+    if found.plan is None:
+        raise AfinaError(found.problems)
+    for group in found.warnings:
+        out.line(group.message)
+    for line in describe({"type": "preflight", **found.plan.model_dump()}, out):
+        out.line(line)
+    if not found.plan.measured:
+        out.line(_estimate(found.plan))
+    return 0
+
+
+def _estimate(plan: Plan) -> Message:
+    """What is expected where nothing could be measured."""
+    facts = {"memory": size(plan.memory) or "–", "time": duration(plan.seconds) or "–"}
+    return say(N_("A run computes now, so this is an estimate: {memory} of memory, {time} in all."), **facts)
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -91,11 +119,13 @@ def _flag(name: str, out: Out) -> inspect.Parameter:
 
 def _with_flags(out: Out) -> None:
     """Give `train` its signature: the shared options, then a flag for each setting."""
+    look = typer.Option("--check", help=out.text(N_("Start nothing; measure what the run would take.")))
     spec = typer.Option("--spec", metavar="FILE", help=out.text(N_("Settings from a YAML file; flags go before it.")))
     shared = {
         "home": (HomeOption, None),
         "as_json": (JsonOption, False),
         "spec_file": (Annotated[Path | None, spec], None),
+        "check": (Annotated[bool, look], False),
     }
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

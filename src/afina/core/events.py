@@ -56,8 +56,9 @@ class Preflight(Event):
 
     rows, validation_rows: examples; tokens, answer_tokens: of one pass over the training rows; cut_tokens: tokens past
     `max_length`, lost; steps_per_epoch, total_steps: optimizer steps; trainable_parameters, parameters: counts;
-    memory: expected peak, bytes; seconds: expected duration from here on; measured: both follow from the longest rows, which
-    were computed once, and not from a guess; precision, device: what was chosen;
+    memory: expected peak, bytes; seconds: expected duration from here on; step_seconds: of a usual step, None where nothing
+    was computed; measured: all three follow from the longest rows, which were computed once, and not from a guess;
+    precision, device: what was chosen;
     path: "fast" (layers computed by Afina), "packed" (transformers' layers, examples end to end) or "reference"
     (transformers' and PEFT's own forward, an example at a time); attention: the kernel, “split” (an example at a time),
     “varlen”, “flash” or “flex” (a whole row at once, on graphics cards); shared_prefixes: the share of an epoch's tokens that
@@ -79,6 +80,7 @@ class Preflight(Event):
     path: str = "fast"
     memory: int | None = None
     seconds: float | None = None
+    step_seconds: float | None = None
     measured: bool = False
     shared_prefixes: float = 0.0
     attention: str = "split"

@@ -8,6 +8,7 @@ model sees here exactly the text it was trained on. Knows nothing of tokens.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -105,6 +106,7 @@ class Template:
         environment.globals["strftime_now"] = lambda pattern: (now or datetime.now()).strftime(pattern)
         environment.globals["namespace"] = _Namespace
         self._tokens = dict(tokens)
+        self._source, self._now = source, now
         try:
             self._compiled = environment.from_string(source)
         except TemplateError as error:
@@ -128,6 +130,18 @@ class Template:
             )
         except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
             raise TemplateError(f"{type(error).__name__}: {error}") from error
+
+    def dates(self) -> list[str]:
+        """All of the date that may be printed, so that what was written on another day is known to differ.
+
+        The whole moment where the template does not say its patterns in so many words.
+        """
+        plain = re.sub(r"strftime_now\s+is\s+(not\s+)?defined", "", self._source)
+        patterns = re.findall(r"""strftime_now\(\s*(?:'([^'\\]*)'|"([^"\\]*)")\s*\)""", plain)
+        moment = self._now or datetime.now()
+        if len(patterns) != plain.count("strftime_now"):
+            return [moment.isoformat()]
+        return [moment.strftime(single or double) for single, double in patterns]
 
 
 def find_template(folder: Path, config: Mapping[str, Any]) -> str | None:

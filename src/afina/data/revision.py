@@ -1,3 +1,6 @@
-"""Raised by one when a change of the readers or checks makes reports that were remembered wrong."""
+"""Raised by one when a change makes what was remembered wrong."""
 
 REVISION = 2
+"""Of the readers and checks: reports."""
+TOKENS = 1
+"""Of template.py, turns.py and jinja.py: tokens and masks."""

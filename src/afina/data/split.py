@@ -23,37 +23,38 @@ SURE = 10
 def split(
     examples: Iterable[Example], share: float, seed: int, count: int | None = None
 ) -> tuple[list[Example], list[Example]]:
-    """(training, validation), each in the order of the file; `share` of the different rows, 0 to 1, is for validation.
+    """(training, validation), each in the order of the file; see `sides`."""
+    rows = list(examples)
+    held = sides([example.key() for example in rows], share, seed, count) if share > 0 or count else [False] * len(rows)
+    chosen = list(zip(rows, held, strict=True))
+    return [row for row, side in chosen if not side], [row for row, side in chosen if side]
+
+
+def sides(keys: Sequence[bytes], share: float, seed: int, count: int | None = None) -> list[bool]:
+    """Which rows are for validation, by their keys (`Example.key`): `share` of the different ones, 0 to 1.
 
     The first row always trains, so training is never empty; a share of 0 gives no validation. Equal rows follow the first
     of them. With `count` so many different rows are for validation, whatever the share, as long as one is left to train.
     """
     if count is not None:
-        return _by_count(list(examples), count, seed)
-    train: list[Example] = []
-    held: list[Example] = []
+        return _by_count(keys, count, seed)
     if share <= 0:
-        return list(examples), held
+        return [False] * len(keys)
     decided: dict[bytes, bool] = {}
     chosen = 0
-    for example in examples:
-        key = example.key()
-        choice = decided.get(key)
-        if choice is None:
+    for key in keys:
+        if key not in decided:
             seen = len(decided) + 1
             choice = seen > 1 and _chosen(key, seed, share, seen, chosen)
             chosen += choice
             decided[key] = choice
-        (held if choice else train).append(example)
-    return train, held
+    return [decided[key] for key in keys]
 
 
-def _by_count(examples: list[Example], count: int, seed: int) -> tuple[list[Example], list[Example]]:
-    keys = [example.key() for example in examples]
+def _by_count(keys: Sequence[bytes], count: int, seed: int) -> list[bool]:
     different = sorted(set(keys), key=lambda key: (_uniform(key, seed), key))
     held = set(different[: max(0, min(count, len(different) - 1))])
-    train = [example for example, key in zip(examples, keys, strict=True) if key not in held]
-    return train, [example for example, key in zip(examples, keys, strict=True) if key in held]
+    return [key in held for key in keys]
 
 
 def counts(total: int | None, rows: Sequence[int]) -> list[int | None]:

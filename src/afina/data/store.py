@@ -115,6 +115,33 @@ def _problem(fault: Fault) -> Problem:
     return Problem(fault.code, fault.message, fault.remedy, fault.field, fault.value)
 
 
+class Rows:
+    """The rows of a frozen dataset, read when they are asked for: all in order, or one by its place (from 0).
+
+    Raises AfinaError `not_found`, and `damaged` where reading shows it.
+    """
+
+    def __init__(self, home: Home, sha256: str) -> None:
+        self._home = home
+        self._sha256 = sha256
+        self._count: int | None = None
+        version_path(home, sha256)
+
+    def __iter__(self) -> Iterator[Example]:
+        return open_version(self._home, self._sha256)
+
+    def __len__(self) -> int:
+        if self._count is None:
+            self._count = count(self._home, self._sha256)
+        return self._count
+
+    def __getitem__(self, place: int, /) -> Example:
+        found = entries_at(self._home, self._sha256, [range(len(self))[place] + 1])[0].example
+        if found is None:
+            raise _damaged(self._sha256)
+        return found
+
+
 def open_version(home: Home, sha256: str) -> Iterator[Example]:
     """The rows of a frozen dataset, numbered from 1. Raises AfinaError `not_found`, and `damaged` where reading shows it."""
     return _rows(version_path(home, sha256), sha256)

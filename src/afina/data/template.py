@@ -7,6 +7,7 @@ read in a chat, and no token is ever made from half of a seam between prompt and
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jinja2
+import tokenizers
 from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 
@@ -22,6 +25,7 @@ from afina.core.messages import N_, say
 from afina.data.examples import Example, Turn
 from afina.data.faults import Fault
 from afina.data.jinja import BUILT_IN, Template, built_in, find_template
+from afina.data.revision import TOKENS
 from afina.data.turns import Said, forms, joined
 
 if TYPE_CHECKING:
@@ -33,6 +37,7 @@ Span = tuple[int, int]
 MARK = "\u2042answer\u2042"
 """Stands in for an answer while its place is looked up; no template has reason to change or drop it."""
 
+TOKENIZER = "tokenizer.json"
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -121,7 +126,7 @@ class ChatTokenizer:
         chat_template: "auto" (the model's own, ChatML where it has none), "chatml" or "plain". now: the date that
         templates may print; fix it to make a run repeatable. Raises AfinaError `no_tokenizer`, `bad_chat_template`.
         """
-        file = folder / "tokenizer.json"
+        file = folder / TOKENIZER
         if not file.is_file():
             raise AfinaError(_no_tokenizer(folder))
         try:
@@ -154,6 +159,16 @@ class ChatTokenizer:
         return ChatTokenizer.load, self._origin
 
     # ------------------------------------------------------------------ what others call
+
+    def fingerprint(self) -> str:
+        """Of everything that tokens and masks depend on besides the settings of `encode`: the tokenizer's content, the
+        template, the date it may print, and this program's own rules. The same on every start."""
+        whole = (self._origin[0] / TOKENIZER).read_bytes() if self._origin else self._tokenizer.to_str().encode()
+        facts = [
+            *(TOKENS, tokenizers.__version__, jinja2.__version__, hashlib.sha256(whole).hexdigest()),
+            *(sorted(self._tokens.items()), self._adds_bos, self.source, self._template.dates()),
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def encode(
         self,

@@ -110,11 +110,6 @@ def rows_of(items: Iterable[Item], tokens_per_row: int) -> Iterator[Row]:
         yield lay_end_to_end(waiting)
 
 
-def heaviest(items: Sequence[Item], count: int) -> list[Item]:
-    """The `count` longest of `items`, longest first: no step of as many has a longer row."""
-    return sorted(items, key=len, reverse=True)[:count]
-
-
 @dataclass(frozen=True)
 class Part:
     """`count` examples of one dataset of a mix, and the share of them that an epoch uses (1: each once)."""

@@ -104,7 +104,7 @@ def fastest_dtype(device: torch.device, shapes: Sequence[tuple[int, int]], rows:
     """The faster of float32 and bfloat16 for products of `rows` vectors with weights of `shapes` (outputs, inputs), and
     its rate in FLOP/s. Measured for a few milliseconds, for no flag of the hardware tells; then remembered, so that the
     same run computes in the same format tomorrow. What was measured while other programs computed is used but not kept."""
-    facts = [str(device), _name(device), torch.__version__, torch.get_num_threads(), shapes, rows]
+    facts = [str(device), name(device), torch.__version__, torch.get_num_threads(), shapes, rows]
     known = recalled("precision", facts)
     if known is None:
         known = _measure(device, shapes, rows)
@@ -129,7 +129,7 @@ def _busy(device: torch.device) -> bool:
     return device.type == "cpu" and psutil.getloadavg()[0] > (os.cpu_count() or 1)
 
 
-def _name(device: torch.device) -> str:
+def name(device: torch.device) -> str:
     """What computes: the graphics card, else the processor and what of it PyTorch uses."""
     if library := _library(device):
         return str(library.get_device_name(device))

@@ -17,7 +17,7 @@ from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, S
 from afina.core.messages import N_, Message, say
 from afina.engine import checkpoint, optim, output, prefixes, samples
 from afina.engine import device as devices
-from afina.engine.batches import Item, Row, heaviest, rows_of
+from afina.engine.batches import Item, Row, lay_end_to_end, rows_of
 from afina.engine.evaluate import validation_loss
 from afina.engine.setup import Job, Keep, Ready, prepare
 from afina.engine.watch import Watch
@@ -106,13 +106,15 @@ class Run:
         """
         ready = self.ready
         optim.rehearse(ready.optimizer, ready.trained)
-        items = heaviest(ready.train, self.spec.examples_per_step)
+        items = ready.train.heaviest(self.spec.examples_per_step)
         random = devices.random_state(ready.device)
         rate = 0.0
 
+        shortest = ready.train[int(ready.train.lengths.argmin())]
+
         def compute() -> float:
             nonlocal rate
-            ready.network.backward(next(rows_of(items[-1:], self.tokens_per_row)), 1.0)  # buffers, once
+            ready.network.backward(lay_end_to_end([shortest]), 1.0)  # buffers, once
             row = next(rows_of(items, self.tokens_per_row))
             devices.synchronize(ready.device)
             begin = time.perf_counter()
@@ -124,15 +126,20 @@ class Run:
         yield from self._fitting(compute, self.step, len(items[0]), gradients=True)
         ready.trained.clear()
         devices.restore_random_state(random, ready.device)
-        tokens = sum(len(ready.train[index]) for index in ready.order.epoch(0)) / ready.order.steps_per_epoch
+        tokens = int(ready.train.lengths[ready.order.epoch(0)].sum()) / ready.order.steps_per_epoch
         saving = ready.saving if self.share_prefixes else 0.0
         rate *= 1 - saving
         self.step_seconds = rate * tokens
         # forward is a third of forward and backward
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
-        seconds = round(self._seconds_left(), 1)
-        memory = devices.peak_memory(ready.device)
-        yield replace(ready.preflight, memory=memory, seconds=seconds, measured=True, shared_prefixes=round(saving, 4))
+        yield replace(
+            ready.preflight,
+            memory=devices.peak_memory(ready.device),
+            seconds=round(self._seconds_left(), 1),
+            step_seconds=round(self.step_seconds, 3),
+            measured=True,
+            shared_prefixes=round(saving, 4),
+        )
         self.step_seconds = None  # the first step's own time counts in full
 
     # ------------------------------------------------------------------ one optimizer step
@@ -245,40 +252,51 @@ class Run:
             return False
         yield Phase("evaluating")
         begin = time.perf_counter()
-        network, items = self.ready.network, self.ready.validation
-        loss = yield from self._fitting(
-            lambda: validation_loss(network, self._rows(items)),
-            self.step,
-            max(len(item) for item in items),
-            gradients=False,
-        )
+        items, before = self.ready.validation, self.ready.before
+        loss = before.loss(items, self.tokens_per_row) if self.step == 0 else None
+        if loss is None:
+            loss = yield from self._validation_loss(items)
+            self.eval_seconds = time.perf_counter() - begin
         if not math.isfinite(loss):
             yield from self._written(wait=True)
             raise AfinaError(_not_finite(self.step, loss), "failed")
-        self.eval_seconds = time.perf_counter() - begin
-        before = self.watch.best_trained_step
+        if self.step == 0:
+            before.keep_loss(items, self.tokens_per_row, loss)
+        earlier = self.watch.best_trained_step
         best, advice = self.watch.saw_eval(self.step, loss)
         tokens = sum(item.learned for item in self.ready.validation)
         perplexity = math.exp(min(loss, 700.0))
-        yield Eval(self.step, loss, perplexity, best, tokens, round(self.eval_seconds, 3))
+        yield Eval(self.step, loss, perplexity, best, tokens, round(time.perf_counter() - begin, 3))
         yield from advice
         yield Phase("training")
-        return self.watch.best_trained_step != before
+        return self.watch.best_trained_step != earlier
+
+    def _validation_loss(self, items: Sequence[Item]) -> Generator[Event, None, float]:
+        network, longest = self.ready.network, max(len(item) for item in items)
+        return (
+            yield from self._fitting(
+                lambda: validation_loss(network, self._rows(items)), self.step, longest, gradients=False
+            )
+        )
 
     def _sample(self, when: Literal["before", "during", "after"]) -> Iterator[Event]:
-        if self.ready.prompts:
+        prompts, before = self.ready.prompts, self.ready.before
+        if prompts:
             yield Phase("sampling")
+            texts = before.answers(prompts) if when == "before" else None
             try:
-                told = samples.answers(self.ready.network, self.ready.chat, self.ready.prompts)
+                if texts is None:
+                    texts = samples.answers(self.ready.network, self.ready.chat, prompts)
             except (RuntimeError, MemoryError) as error:
                 if not devices.is_out_of_memory(error):
                     raise
-                told = []
-            if told:
-                yield Sample(self.step, when, told)
-            else:
+            if texts is None:
                 devices.release_memory(self.ready.device)
                 yield Warn("no_sample", say(N_("The sample answers are left out this time: memory ran out.")))
+            else:
+                if when == "before":
+                    before.keep_answers(prompts, texts)
+                yield Sample(self.step, when, samples.as_answers(prompts, texts))
             if when == "during":
                 yield Phase("training")
 

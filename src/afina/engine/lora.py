@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 
@@ -75,6 +76,7 @@ def _fast_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return F.linear(x, base.weight, base.bias) + added
 
 
+@collector_at_rest()
 def attach(
     model: nn.Module,
     *,

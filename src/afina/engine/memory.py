@@ -5,8 +5,12 @@ Estimates only, on the safe side; the loop halves the row when one of them was w
 
 from __future__ import annotations
 
+import sys
+import threading
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from afina.engine.device import MOST_TOKENS
 
@@ -15,6 +19,29 @@ KEPT_PER_LAYER = 34
 
 PROGRAM = 600_000_000
 HEAD_SCORES = 3 * 4 * 24_000_000
+
+
+PAGE = 4096
+MOST_TOUCHED = 1 << 30
+LEAST_TOUCHED = 64 << 20
+
+
+def touch(weights: int, free: int, cores: int) -> threading.Thread | None:
+    """Have the system hand out memory on a core that is idle while Python imports, one at a time, on the other.
+
+    weights: bytes of the model's files; twice that is needed for certain; free: bytes available. Where the allocator keeps
+    what is freed (`core/compute.py`), the first step then finds its memory mapped and cleared. None where it would not pay.
+    """
+    count = min(2 * weights, MOST_TOUCHED)
+    if sys.platform != "linux" or cores < 2 or count < LEAST_TOUCHED or count > free // 4:
+        return None
+    try:
+        block = np.empty(count, np.uint8)
+    except MemoryError:
+        return None
+    thread = threading.Thread(target=block.__setitem__, args=(slice(None, None, PAGE), 0), name="touch", daemon=True)
+    thread.start()
+    return thread
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.engine import attention, fused, kernels, quantized
@@ -30,6 +31,7 @@ from afina.engine.speaker import Speaker, finish_scores
 Way = Literal["fast", "packed", "reference"]
 
 
+@collector_at_rest()
 def load(
     folder: Path,
     dtype: torch.dtype,
@@ -85,6 +87,7 @@ def merge(model: Any, adapter: Path) -> Any:
         raise mismatch(error, adapter) from error
 
 
+@collector_at_rest()
 def text_config(folder: Path) -> Any:
     """The config of the language part of the model in `folder`. Raises AfinaError `broken_model`."""
     from transformers import AutoConfig

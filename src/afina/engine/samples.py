@@ -12,6 +12,7 @@ from afina.data.examples import Example, Turn
 from afina.data.template import ChatTokenizer
 from afina.engine.model import Network
 from afina.engine.speaker import greedy
+from afina.engine.tokens import Examples
 
 MOST_TOKENS = 48
 MOST_PROMPT = 512
@@ -27,9 +28,7 @@ class Prompt:
     expected: str | None = None
 
 
-def choose(
-    given: Sequence[str], examples: Sequence[Example], chat: ChatTokenizer, system_prompt: str | None
-) -> list[Prompt]:
+def choose(given: Sequence[str], examples: Examples, chat: ChatTokenizer, system_prompt: str | None) -> list[Prompt]:
     """The prompts of a run: those `given`, else three from `examples`, spread over them; documents give their beginning."""
     if given:
         return [Prompt(text, chat.prompt([Turn("user", text)], system_prompt)) for text in given]
@@ -57,7 +56,7 @@ def _of(example: Example, chat: ChatTokenizer, system_prompt: str | None) -> Pro
     return None
 
 
-def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) -> list[Answer]:
+def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) -> list[str]:
     """Greedy answers of at most MOST_TOKENS tokens, computed together (prompts are padded on the left)."""
     if not prompts:
         return []
@@ -68,10 +67,12 @@ def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) ->
     else:
         with network.speak() as model:
             written = _greedy(model, ids, chat.stop_ids, network.device)
-    return [
-        Answer(prompt.text, chat.decode(ids).strip(), prompt.expected)
-        for prompt, ids in zip(prompts, written, strict=True)
-    ]
+    return [chat.decode(ids).strip() for ids in written]
+
+
+def as_answers(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Answer]:
+    """What the event says of it: prompt, answer, and the dataset's own answer."""
+    return [Answer(prompt.text, text, prompt.expected) for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _greedy(model: object, prompts: list[list[int]], stops: set[int], device: torch.device) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,18 +13,21 @@ from typing import Any, Literal
 import torch
 
 from afina.core import plan
+from afina.core.compute import thread_count
 from afina.core.errors import AfinaError, Problem
 from afina.core.events import Event, Phase, Preflight, Warn
 from afina.core.messages import N_, Message, say
 from afina.core.spec import LEARNING_RATES, TrainSpec
 from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
-from afina.engine import checkpoint, lora, memory, optim, prefixes, quantized, samples
+from afina.engine import checkpoint, lora, memory, native, optim, prefixes, quantized, samples, tokens
 from afina.engine import device as devices
 from afina.engine import model as models
-from afina.engine.batches import Item, Order, Part
+from afina.engine.batches import Item, Order
+from afina.engine.before import Before, state_of
 from afina.engine.evaluate import bounded
-from afina.engine.folders import parameters_of
+from afina.engine.folders import parameters_of, weight_files
+from afina.engine.tokens import Items, Source, everything
 
 Keep = Literal["last", "best"]
 
@@ -36,22 +40,29 @@ def _never() -> Keep | None:
 class Job:
     """What to train, from what, and where to.
 
-    adapter_folders: LoRA results to merge into the model first, in order; train: examples, the parts of a mix after one
-    another; parts: (examples, weight) of each, None for one part; stop: asked after every step; created: the date that
-    chat templates may print; memory_limit: bytes to plan with, None for what is free; notes: kept beside the result.
+    adapter_folders: LoRA results to merge into the model first, in order; train, validation: examples, or in their place
+    sources: datasets that are read as they are needed; stop: asked after every step; created: the date that chat templates
+    may print; memory_limit: bytes to plan with, None for what is free; cache: a folder for what need not be computed twice,
+    None for nothing; notes: kept beside the result.
     """
 
     spec: TrainSpec
     model_folder: Path
     run_folder: Path
-    train: Sequence[Example]
+    train: Sequence[Example] = ()
     validation: Sequence[Example] = ()
     adapter_folders: Sequence[Path] = ()
-    parts: Sequence[tuple[int, float]] | None = None
+    sources: Sequence[Source] = ()
     stop: Callable[[], Keep | None] = _never
     created: datetime | None = None
     memory_limit: int | None = None
+    cache: Path | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_sources(self) -> Sequence[Source]:
+        """The datasets, however they were given."""
+        return self.sources or [Source(self.train), Source(self.validation, held=everything)]
 
 
 @dataclass
@@ -64,7 +75,7 @@ class Ready:
     network: models.Network
     wrapped: Any
     chat: ChatTokenizer
-    train: list[Item]
+    train: Items
     validation: list[Item]
     order: Order
     total_steps: int
@@ -77,6 +88,7 @@ class Ready:
     trained: optim.Trained
     optimizer: torch.optim.Optimizer
     prompts: list[samples.Prompt]
+    before: Before
 
     @property
     def learning_rate(self) -> float:
@@ -89,17 +101,19 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
     """Yield events on the way and, last of all, the `Ready`. Raises AfinaError."""
     spec = job.spec
     yield Phase("reading_data")
+    if spec.device in ("auto", "cpu") and os.environ.get("MALLOC_MMAP_MAX_") == "0":
+        size = sum(path.stat().st_size for path in weight_files(job.model_folder))
+        memory.touch(size, devices.free_memory(torch.device("cpu")), thread_count())
     chat = ChatTokenizer.load(job.model_folder, spec.chat_template, now=job.created)
-    tokens = _Tokens(job, chat)
-    train, parts = tokens.of_parts()
-    validation = tokens.of(job.validation)
+    found = tokens.read(job.all_sources, chat, spec, job.cache and job.cache / "tokens")
+    train = found.train
     if not train:
         raise AfinaError(_nothing_to_learn(), "wrong_input")
-    order = Order(parts, spec.examples_per_step, spec.seed)
+    order = Order(found.parts, spec.examples_per_step, spec.seed)
     steps = plan.steps(order.per_epoch, spec.examples_per_step, spec.epochs, spec.max_steps)
     limit = max(64, steps.total * spec.examples_per_step // 20)
-    yield from tokens.warnings(len(validation), limit)
-    validation = bounded(validation, limit)
+    yield from found.warnings(spec.max_length, limit)
+    validation = bounded(found.validation, limit)
     if spec.warmup_steps >= steps.total and spec.schedule != "constant":
         text = N_(
             "The warmup ({warmup} steps) is as long as the run ({total} steps): the learning rate never reaches its full value."
@@ -154,16 +168,16 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
     work = (
         (4 if spec.method == "lora" else 6)
         * parameters
-        * sum(len(train[i]) for i in order.epoch(0))
+        * int(train.lengths[order.epoch(0)].sum())
         / order.steps_per_epoch
     )
     eval_every = plan.every(spec.eval_every, steps.total)
     preflight = Preflight(
         rows=order.per_epoch,
         validation_rows=len(validation),
-        tokens=sum(len(item) for item in train),
-        answer_tokens=sum(item.learned for item in train),
-        cut_tokens=tokens.cut,
+        tokens=int(train.lengths.sum()),
+        answer_tokens=int(train.learned.sum()),
+        cut_tokens=found.cut,
         steps_per_epoch=steps.per_epoch,
         total_steps=steps.total,
         trainable_parameters=trained.count(),
@@ -193,61 +207,20 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         preflight=preflight,
         trained=trained,
         optimizer=optimizer,
-        prompts=samples.choose(spec.sample_prompts, [*job.validation] or job.train, chat, spec.system_prompt),
+        prompts=samples.choose(
+            spec.sample_prompts, found.held or job.all_sources[0].examples, chat, spec.system_prompt
+        ),
+        before=Before(job.cache and job.cache / "before", _way(job, network, share)),
     )
 
 
-class _Tokens:
-    """Examples → items, counting what is cut and what has nothing to learn."""
-
-    def __init__(self, job: Job, chat: ChatTokenizer) -> None:
-        self._job = job
-        self._chat = chat
-        self.cut = self.cut_answer = self.cut_rows = self.empty = self.learned = 0
-
-    def of(self, examples: Sequence[Example], count: bool = False) -> list[Item]:
-        """The examples that have something to learn; documents as several items."""
-        spec, items = self._job.spec, []
-        for example in examples:
-            for encoded in self._chat.encode_all(
-                example, max_length=spec.max_length, train_on=spec.train_on, system_prompt=spec.system_prompt
-            ):
-                if count:
-                    self.cut += encoded.cut
-                    self.cut_answer += encoded.cut_answer
-                    self.cut_rows += encoded.cut > 0
-                    self.empty += not encoded.learned
-                    self.learned += encoded.learned
-                if encoded.learned:
-                    items.append(Item.of(encoded))
-        return items
-
-    def of_parts(self) -> tuple[list[Item], list[Part]]:
-        """The training examples, part after part, and how many items each part has."""
-        items: list[Item] = []
-        parts: list[Part] = []
-        first = 0
-        for count, weight in self._job.parts or [(len(self._job.train), 1.0)]:
-            some = self.of(self._job.train[first : first + count], count=True)
-            items += some
-            parts.append(Part(len(some), weight))
-            first += count
-        return items, [part for part in parts if part.count]
-
-    def warnings(self, validation: int, limit: int) -> Iterator[Warn]:
-        """What a person should know about the examples."""
-        if self.cut_rows:
-            share = round(100 * self.cut_answer / max(1, self.cut_answer + self.learned), 1)
-            text = N_(
-                "{rows} examples are longer than {limit} tokens; the end of their answers is cut ({share} % of all answer tokens)."
-            )
-            yield Warn("too_long", say(text, rows=self.cut_rows, limit=self._job.spec.max_length, share=share))
-        if self.empty:
-            text = N_("{rows} examples are left out: nothing of their answers is left to learn from.")
-            yield Warn("nothing_left", say(text, rows=self.empty))
-        if validation > limit:
-            text = N_("Validation uses {used} of {all} examples, evenly spread, to save time.")
-            yield Warn("validation_sampled", say(text, used=limit, all=validation))
+def _way(job: Job, network: models.Network, share: bool) -> list[Any]:
+    """What the answers of the untrained model depend on, besides what it is asked."""
+    spec = job.spec
+    adapter = [spec.lora_rank, spec.lora_alpha, spec.lora_dropout, spec.target_modules] if spec.method == "lora" else []
+    computed = [network.path, str(network.dtype), devices.name(network.device), torch.get_num_threads()]
+    computed += [share, native.library() is not None]
+    return [*computed, *adapter, state_of([job.model_folder, *job.adapter_folders])]
 
 
 def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype, float]:
@@ -272,21 +245,19 @@ def _layout(
     config: Any,
     model: Any,
     trained: optim.Trained,
-    train: list[Item],
+    train: Items,
     dtype: torch.dtype,
     device: torch.device,
 ) -> memory.Layout:
     spec = job.spec
     free = devices.free_memory(device)
-    lengths = sorted(len(item) for item in train)
-    mean = sum(lengths) / len(lengths)
     return memory.lay_out(
         config,
         weights=sum(weight.nbytes for weight in model.parameters()),
         trainable=trained.count(),
         width=2 if dtype == torch.bfloat16 else 4,
-        longest=lengths[-1],
-        step=math.ceil(mean * spec.examples_per_step),
+        longest=int(train.lengths.max()),
+        step=math.ceil(int(train.lengths.sum()) / len(train) * spec.examples_per_step),
         free=free if job.memory_limit is None else min(free, job.memory_limit),
         device=device.type,
         switch=spec.activation_checkpointing,

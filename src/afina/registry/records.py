@@ -186,3 +186,6 @@ class Plan(Record):
     total_steps: int
     memory: int | None = Field(default=None, description="Expected peak, bytes.")
     seconds: float | None = Field(default=None, description="Expected duration.")
+    step_seconds: float | None = Field(default=None, description="Of a usual step, where it was measured.")
+    measured: bool = Field(default=False, description="Memory and time were measured, not estimated.")
+    busy: bool = Field(default=False, description="They could not be measured, for a run was computing.")

@@ -13,10 +13,12 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from afina.core import events
+from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError
 from afina.core.files import read_json
 from afina.core.messages import N_, say
@@ -73,40 +75,41 @@ class _Worker:
         return 0
 
     def _events(self) -> Iterator[events.Event]:
-        from afina.engine.loop import fit
+        with collector_at_rest():
+            from afina.engine.loop import fit
 
         return fit(self._job())
 
     def _job(self) -> Any:
-        """The job that spec and manifest describe, the examples read from their frozen copies."""
-        from afina.data.split import counts, split
-        from afina.data.store import open_version
+        """The job that spec and manifest describe, the examples in their frozen copies."""
+        from afina.data.split import counts, sides
+        from afina.data.store import Rows
         from afina.engine.loop import Job
+        from afina.engine.tokens import Source, everything
 
         spec = parse_spec(read_json(self._folder / "spec.json"))
         manifest = read_json(self._folder / "manifest.json")
         home = home_of(self._folder)
         own = manifest["validation"]
-        train, parts = [], []
-        validation = list(open_version(home, own["sha256"])) if own else []
         share, rows = (0.0, None) if own else (spec.validation_share, spec.validation_rows)
         given = counts(rows, [part["rows"] for part in manifest["datasets"]])
+        sources = []
         for part, count in zip(manifest["datasets"], given, strict=True):
-            learned, held = split(open_version(home, part["sha256"]), share, spec.seed, count)
-            train += learned
-            validation += held
-            parts.append((len(learned), float(part["weight"])))
+            held = partial(sides, share=share, seed=spec.seed, count=count)
+            name = part["sha256"]
+            sources.append(Source(Rows(home, name), float(part["weight"]), held, name))
+        if own:
+            sources.append(Source(Rows(home, own["sha256"]), held=everything, name=own["sha256"]))
         model = manifest["model"]
         return Job(
             spec=spec,
             model_folder=Path(model["folder"]),
             adapter_folders=[Path(path) for path in model["adapters"]],
             run_folder=self._folder,
-            train=train,
-            validation=validation,
-            parts=parts,
+            sources=sources,
             stop=self._asked_to_stop,
             memory_limit=memory_limit(self._folder),
+            cache=home.state / "cache",
             created=datetime.fromtimestamp(manifest["created"], UTC),
             notes={"run": manifest["id"], "name": manifest["name"], "model": model["id"]},
         )
@@ -146,7 +149,7 @@ def _line(event: events.Event) -> str | None:
             return (
                 f"{event.rows} examples, {event.tokens} tokens ({event.answer_tokens} learned), {event.total_steps} steps; "
                 f"{event.trainable_parameters / 1e6:.1f} of {event.parameters / 1e6:.1f} million parameters are trained, "
-                f"{event.precision} on {event.device}"
+                f"{event.precision} on {event.device}{_measured(event)}"
                 + (f"; shared prefixes: {event.shared_prefixes:.0%} fewer tokens" if event.shared_prefixes else "")
             )
         case events.Step():
@@ -169,6 +172,13 @@ def _line(event: events.Event) -> str | None:
         case events.Failed():
             return f"failed: {event.message} {event.remedy or ''}".rstrip()
     return None
+
+
+def _measured(plan: events.Preflight) -> str:
+    if not plan.measured or plan.memory is None or plan.seconds is None:
+        return ""
+    cut = f", {plan.cut_tokens} tokens cut" if plan.cut_tokens else ""
+    return f"\nmeasured: {plan.memory / 1e9:.1f} GB, {plan.step_seconds or 0:.1f} s a step, {_left(plan.seconds)}{cut}"
 
 
 def _left(seconds: float) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from afina import actions
@@ -38,6 +41,27 @@ def plan(request: Request, spec: Spec) -> PlanRecord:
     A spec that cannot be run is no failure here: what is wrong with it comes in `problems`.
     """
     found = actions.plan_run(request.app.state.home, spec).as_json(speaker(request).write)
+    return PlanRecord.model_validate(finite(found))
+
+
+@router.post("/check")
+async def check(request: Request, spec: Spec) -> PlanRecord:
+    """As `plan`, but memory, time and tokens are measured: the longest rows are computed once. Takes some seconds.
+
+    While a run computes, the estimate comes back, with `busy`. Hanging up ends the measurement.
+    """
+    gone = threading.Event()
+    measuring = asyncio.create_task(
+        run_in_threadpool(actions.check_run, request.app.state.home, spec, cancelled=gone.is_set)
+    )
+    try:
+        while not (await asyncio.wait({measuring}, timeout=0.3))[0]:
+            if await request.is_disconnected():
+                gone.set()
+    except asyncio.CancelledError:  # the server stops
+        gone.set()
+        raise
+    found = measuring.result().as_json(speaker(request).write)
     return PlanRecord.model_validate(finite(found))
 
 

@@ -220,6 +220,12 @@ export class RunPanel {
 
   drawMessages() {
     const { info, history } = this;
+    const plan = history.preflight;
+    this.part("measured").hidden = !plan?.measured;
+    if (plan?.measured) {
+      const words = { memory: bytes(plan.memory), step: number(plan.step_seconds, 1), time: duration(plan.seconds), cut: number(plan.cut_tokens) };
+      write(this.part("measured"), t(plan.cut_tokens ? "measured.cut" : "measured", words));
+    }
     const failure = this.part("failure");
     failure.hidden = info.status !== "failed" || !info.error;
     const key = `${info.error?.code}${info.error?.message}`;

@@ -205,7 +205,46 @@ async function plan() {
 }
 const planSoon = settle(plan, 400);
 
+// ---------------------------------------------------------------- Check: the same, measured
+let checking = null;
+const checkButton = $("#check");
+
+function say(text) {
+  $("#checked").hidden = !text;
+  write($("#checked"), text);
+}
+
+async function check() {
+  const own = ownProblems();
+  if (own.length) { showFieldProblems(own, true); return; }
+  planning?.abort();
+  const mine = new AbortController();
+  checking = mine;
+  write($("span", checkButton), t("check.stop"));
+  $("#estimate").classList.add("waiting");
+  say(t("checking"));
+  try {
+    const found = await call("POST", "runs/check", spec(), { signal: mine.signal });
+    showPlan(found);
+    say(found.measured ? t("checked", { step: number(found.step_seconds, 1) }) : found.busy ? t("check.busy") : "");
+  } catch (error) {
+    if (error.name !== "AbortError" && !(error instanceof CallError)) throw error;
+    say("");
+    if (error instanceof CallError) showFieldProblems(error.problems, true);
+  } finally {
+    if (checking === mine) {
+      checking = null;
+      write($("span", checkButton), t("check"));
+      $("#estimate").classList.remove("waiting");
+    }
+  }
+}
+
+checkButton.addEventListener("click", () => (checking ? checking.abort() : check()));
+
 function changed() {
+  checking?.abort();
+  say("");
   follow();
   remember();
   planSoon();
