@@ -37,6 +37,7 @@ DONE: dict[str, str] = {
     "convert": N_("written as the others are"),
     "shorten": N_("shortened"),
     "thin": N_("some kept"),
+    "mask": N_("replaced"),
 }
 WORDS: dict[str, str] = {
     "file": N_("Read from the file"),
