@@ -22,7 +22,7 @@ from afina.data.folders import size_of
 from afina.data.formats import Mapping
 from afina.data.language import NAMES
 from afina.data.lengths import Lengths, Sums, said_of_cuts
-from afina.data.parallel import Progress, processors, stretches, suits
+from afina.data.parallel import processors, stretches, suits
 from afina.data.readers import Folder, Source, read
 from afina.data.report import FIRST, Gatherer, Group, Report
 from afina.data.scan import Stretch, look, mark
@@ -57,7 +57,6 @@ def check(
     mapping: Mapping | None = None,
     validation_mapping: Mapping | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
 ) -> Report:
     """Read the whole file or folder once and report every problem of it, grouped by code.
 
@@ -73,8 +72,8 @@ def check(
     whole = _Whole(_keys(validation, validation_mapping))
     workers = processors() if workers is None else workers
     try:
-        if isinstance(source, Source) and workers > 1 and suits(source):
-            parts = stretches(source, lengths, workers, lambda: whole.compares, progress)
+        if isinstance(source, Source) and workers > 1 and suits(source, lengths):
+            parts = stretches(source, lengths, workers, lambda: whole.compares)
         else:
             parts = _stretches(source, lengths, lambda: whole.compares)
         for part in parts:

@@ -95,7 +95,7 @@ class ChatTokenizer:
     """The tokenizer and chat template of one model.
 
     has_template: the model brings a template of its own; source: the template in use, as Hugging Face's tools read it;
-    stop_ids: the tokens that end an answer.
+    stop_ids: the tokens that end an answer; origin: what `load` was given, so that another process can load the same.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str, tokens: dict[str, str], **known: Any) -> None:
@@ -104,7 +104,7 @@ class ChatTokenizer:
         self._adds_bos = bool(known.get("adds_bos"))
         self.has_template: bool = bool(known.get("has_template"))
         self.source = source
-        self._origin: tuple[Path, str, datetime | None] | None = None
+        self.origin: tuple[Path, str, datetime | None] | None = None
         self._template = Template(source, tokens, known.get("now"))
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         self._marks = {text for text in added | {tokens.get("eos_token", "")} if text.strip()} - {
@@ -144,14 +144,8 @@ class ChatTokenizer:
         loaded = cls(
             tokenizer, source, tokens, adds_bos=adds_bos, has_template=own is not None, now=now, stop_ids=stops
         )  # fmt: skip
-        loaded._origin = (folder, chat_template, now)
+        loaded.origin = (folder, chat_template, now)
         return loaded
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Handed to another process, it is loaded there once more."""
-        if self._origin is None:
-            raise TypeError("only a tokenizer that was loaded from a folder can be handed to another process")
-        return ChatTokenizer.load, self._origin
 
     # ------------------------------------------------------------------ what others call
 
