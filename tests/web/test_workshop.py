@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from afina.core.paths import Home
+from afina.data.watch import looking
 
 TABLE = 'question,answer\n"Where is Dili?","In the north."\n"And Suai?",""\n"Where is Dili?","In the north."\n'
 
@@ -95,3 +96,13 @@ def test_columns_are_asked_for_and_remembered(client: TestClient, towns: str, ho
     assert told["remembered"]
     assert told["rows"][0]["turns"][0]["content"] == "Nima gap bugun?"
     assert client.get("/api/v1/datasets/words.csv").json()["errors"] == 0
+
+
+def test_how_far_a_look_is_and_that_it_ends_with_the_server(client: TestClient, home: Home, towns: str) -> None:
+    file = home.datasets / "towns.csv"
+    assert client.get(f"{towns}/progress").json() is None
+    with looking(file, 80):
+        assert client.get(f"{towns}/progress").json() == {"done": 0, "total": 80}
+    client.app.state.stop.set()  # type: ignore[attr-defined]
+    ended = client.get("/datasets/towns.csv?part=report", headers={"Accept": "application/json"})
+    assert (ended.status_code, ended.json()["error"]["code"]) == (500, "stopped")

@@ -9,6 +9,7 @@ from afina.actions.datasets import (
     dataset_info,
     delete_dataset,
     list_datasets,
+    look_progress,
     refresh_datasets,
 )
 from afina.actions.machine import doctor
@@ -74,6 +75,7 @@ __all__ = [
     "list_datasets",
     "list_models",
     "list_runs",
+    "look_progress",
     "plan_run",
     "preview_text",
     "rebuild",

@@ -25,6 +25,7 @@ from afina.data.folders import data_files, size_of, state_of
 from afina.data.hub import bring, is_hub
 from afina.data.mapping import remembered
 from afina.data.revision import REVISION
+from afina.data.watch import how_far
 from afina.registry import models as bases
 from afina.registry import runs as rows
 from afina.registry.records import DatasetInfo
@@ -110,6 +111,13 @@ def dataset_info(home: Home, name: str) -> DatasetInfo:
     with index(home) as session:
         report = _known(home, session, found, counter_of(home))
         return _info(home, found, report, rows.last_use(session).get(found.name))
+
+
+def look_progress(home: Home, name: str) -> tuple[int, int] | None:
+    """The bytes read and the bytes there are, while the dataset is being looked through; None while it is not.
+
+    Raises AfinaError `dataset_not_found`."""
+    return how_far(find_dataset(home, name).path)
 
 
 def report_on(home: Home, found: Found) -> Report:

@@ -25,6 +25,7 @@ from afina.web.api.records import (
     EditRow,
     FixRequest,
     GoTo,
+    LookProgress,
     PreviewRecord,
     RemoveRows,
     ReportRecord,
@@ -89,6 +90,13 @@ def get(request: Request, name: str) -> DatasetDetail:
     info, report = actions.dataset(request.app.state.home, name)
     said = ReportRecord.model_validate(report.as_json(speaker(request).write))
     return DatasetDetail(**info.model_dump(), report=said)
+
+
+@router.get("/{name}/progress")
+def progress(request: Request, name: str) -> LookProgress | None:
+    """How far the look through a large file is that is under way; null when none is."""
+    found = actions.look_progress(request.app.state.home, name)
+    return None if found is None else LookProgress(done=found[0], total=found[1])
 
 
 Problem = Annotated[str | None, Query(max_length=60, description="Only rows with this code.")]

@@ -201,6 +201,13 @@ class DatasetDetail(DatasetInfo):
     report: ReportRecord
 
 
+class LookProgress(BaseModel):
+    """How far a look through a dataset's file is, in bytes."""
+
+    done: int
+    total: int
+
+
 class Deleted(BaseModel):
     """It is gone."""
 
