@@ -91,6 +91,13 @@ class _Whole:
     offsets: list[Span]
 
 
+def has_template(folder: Path) -> bool | None:
+    """Whether the model in `folder` brings a chat template; None where it has no tokenizer to ask. Loads nothing large."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return find_template(folder, _json(folder / "tokenizer_config.json")) is not None
+
+
 class ChatTokenizer:
     """The tokenizer and chat template of one model.
 
