@@ -39,7 +39,7 @@ SAME_SHARE, SAME_ROWS = 0.8, 20
 """From so many rows on, this share of equal answers is worth a warning."""
 COUNTED = 32 * 1024 * 1024
 """Bytes of a file whose tokens are all counted."""
-SAMPLED = 16 * 1024 * 1024
+SAMPLED = 8 * 1024 * 1024
 """Bytes of a larger file whose tokens are counted, spread over all of it."""
 STRETCH = 512
 QUOTED = 50_000

@@ -32,7 +32,12 @@ LARGE = 16 * 1024 * 1024
 BLOCK = 1024 * 1024
 PIECE = 256 * 1024
 COMMAND = [sys.executable, "-m", "afina.data.looker"]
-PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+PIPES: dict[str, Any] = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.DEVNULL,
+    "env": {**os.environ, "TOKENIZERS_PARALLELISM": "false"},  # each has one processor
+}
 
 
 def processors() -> int:

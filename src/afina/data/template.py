@@ -273,9 +273,8 @@ class ChatTokenizer:
 
     def _write(self, messages: list[Said], tools: Any) -> tuple[str, list[tuple[Span, Said]]]:
         """The conversation's text, and where in it each answer stands, from its first character to its end-of-turn token."""
-        messages = self._acceptable(messages, tools)
+        messages, text = self._acceptable(messages, tools)
         plain = [message.as_dict() for message in messages]
-        text = self._template.render(plain, tools=tools)
         spans: list[tuple[Span, Said]] = []
         for index, message in enumerate(messages):
             if message.role == "assistant":
@@ -322,9 +321,9 @@ class ChatTokenizer:
                 return rest + length
         return end
 
-    def _acceptable(self, messages: list[Said], tools: Any = None, answer: bool = False) -> list[Said]:
+    def _acceptable(self, messages: list[Said], tools: Any = None, answer: bool = False) -> tuple[list[Said], str]:
         """The messages in the first form that the template takes without losing anything (Gemma's, for one, has no
-        system role)."""
+        system role), and their text."""
         refused = ""
         for form in forms(messages):
             try:
@@ -333,7 +332,7 @@ class ChatTokenizer:
                 refused = refused or error.message or ""
                 continue
             if all(message.fits(text) for message in form):
-                return form
+                return form, text
         raise AfinaError(
             Problem(
                 "template_refused",
@@ -344,8 +343,7 @@ class ChatTokenizer:
         )
 
     def _render(self, messages: list[Said], answer: bool) -> str:
-        messages = self._acceptable(messages, answer=answer)
-        return self._template.render([message.as_dict() for message in messages], answer=answer)
+        return self._acceptable(messages, answer=answer)[1]
 
     def _tokenise(self, text: str) -> tuple[list[int], list[Span]]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
