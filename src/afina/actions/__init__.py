@@ -4,6 +4,7 @@ from afina.actions.columns import Columns, column_mapping, set_column_mapping
 from afina.actions.datasets import (
     LENGTH,
     add_dataset,
+    bring_dataset,
     check_dataset,
     dataset,
     dataset_info,
@@ -52,6 +53,7 @@ __all__ = [
     "add_dataset",
     "add_model",
     "add_rows",
+    "bring_dataset",
     "check_dataset",
     "column_mapping",
     "dataset",

@@ -25,6 +25,7 @@ from afina.web.api.records import (
     EditRow,
     FixRequest,
     GoTo,
+    HubGiven,
     LookProgress,
     PreviewRecord,
     RemoveRows,
@@ -82,6 +83,12 @@ def preview(request: Request, given: WrittenText) -> PreviewRecord:
 def written(request: Request, given: WrittenDataset) -> DatasetInfo:
     """Keep a text as a dataset. When another file has its name it gets a number."""
     return actions.write_dataset(request.app.state.home, given.name, given.text)
+
+
+@router.post("/hub", status_code=201)
+def from_hub(request: Request, given: HubGiven) -> DatasetInfo:
+    """Bring a dataset of the hub into the datasets folder. Needs a network unless it is here already."""
+    return actions.bring_dataset(request.app.state.home, given.id)
 
 
 @router.get("/{name}")
