@@ -32,7 +32,7 @@ function line(name, size) {
     failed(problems, words = t("upload.failed")) {
       this.end(words, problemList(problems));
       node.classList.add("bad");
-      node.setAttribute("role", "alert");
+      below.setAttribute("role", "alert");
     },
     /** `errors` are the groups of the report that block training. */
     done(info, errors) {
@@ -115,6 +115,7 @@ $("#hub").addEventListener("submit", async (event) => {
   shown.bar.removeAttribute("value");
   shown.stop.remove();
   write(shown.state, t("hub.working"));
+  shown.node.scrollIntoView({ block: "nearest" });
   field.value = "";
   try {
     const info = await call("POST", "datasets/hub", { id });
