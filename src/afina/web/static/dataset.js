@@ -55,7 +55,9 @@ function tellProgress() {
     try {
       const at = await call("GET", `${address}/progress`);
       if (!at || !report.hasAttribute("aria-busy")) return;
-      if (!line.isConnected) ($("section", report) ?? report).prepend(line);
+      const box = $("section", report) ?? report;
+      const head = $(":scope > h2", box);
+      if (!line.isConnected) head ? head.after(line) : box.prepend(line);
       write(line, t("report.looking", { percent: percent(at.total ? at.done / at.total : 0) }));
     } catch (error) {
       if (!(error instanceof CallError)) throw error; // the look itself will say what is wrong
