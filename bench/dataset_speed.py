@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import results
 
 TEXT = (
     "the of and to in a is that it for was on are with as his they at be this have from or had by not but what all were"
@@ -64,6 +65,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(asked, Path(folder))
+    if asked.mb >= 1000:
+        results.save_chart("dataset_speed", found, None)
     if asked.json:
         print(json.dumps(found))
         return

@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import json
 import os
+import sqlite3
+from contextlib import closing
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 
 from afina import actions
 from afina.core.errors import AfinaError
 from afina.core.paths import Home
+from afina.runs.index import index
 from tests.runs import helpers
 
 ROWS = [{"instruction": f"Say {n}", "output": f"It is {n}."} for n in range(30)]
@@ -31,6 +36,28 @@ def test_a_dropped_file_appears_and_follows_its_changes(home: Home) -> None:
     assert [info.name for info in actions.list_datasets(home)] == ["a b.json"]
     file.unlink()
     assert actions.list_datasets(home) == []
+
+
+def test_two_who_look_at_one_file_at_once_both_get_their_report(home: Home) -> None:
+    (home.datasets / "sums.json").write_text(json.dumps(ROWS))
+    with index(home) as session:
+        place = str(session.get_bind().engine.url.database)
+    late = []
+
+    def other(_session: Session, *_: object) -> None:
+        """Someone else writes the row between our look whether it is there and our writing it."""
+        if not late:
+            late.append(True)
+            with closing(sqlite3.connect(place)) as base, base:
+                base.execute("INSERT INTO datasets (name, fingerprint, report) VALUES ('sums.json', 'x', '{}')")
+
+    event.listen(Session, "before_flush", other)
+    try:
+        assert actions.dataset(home, "sums.json")[0].rows == 30
+    finally:
+        event.remove(Session, "before_flush", other)
+    assert late
+    assert actions.list_datasets(home)[0].rows == 30
 
 
 def test_tokens_are_counted_as_soon_as_there_is_a_model(home: Home) -> None:

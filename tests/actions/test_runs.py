@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from afina import actions
+from afina.actions import starting
 from afina.core.errors import AfinaError
 from afina.core.files import read_json
 from afina.core.paths import Home
@@ -74,6 +75,32 @@ def test_the_run_folder_says_what_is_trained_from_what(home: Home) -> None:
     from afina.data.store import open_version
 
     assert len(list(open_version(home, part["sha256"]))) == 12
+
+
+def test_two_runs_of_one_second_never_share_an_id(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["id-a", "id-a", "id-a", "id-b", "id-b", "id-c"])
+    monkeypatch.setattr(starting, "new_id", lambda created: next(drawn))
+    prepared = starting.prepare(home, {"model": "small", "dataset": "numbers.json"})
+    first, second = prepared.write(home), prepared.write(home)  # both still being made
+    assert (first.name, second.name) == (".new-id-a", ".new-id-b")
+    starting.publish(second)
+    third = prepared.write(home)  # draws what is published by now
+    assert third.name == ".new-id-c"
+    assert sorted(path.name for path in home.runs.iterdir()) == [".new-id-a", ".new-id-c", "id-b"]
+
+
+def test_a_model_without_chat_template_asks_for_one_where_there_are_conversations(home: Home) -> None:
+    folder = home.models / "small"
+    config = read_json(folder / "tokenizer_config.json")
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    assert codes(home, model="small", dataset="numbers.json") == [("template_mismatch", "chat_template")]
+    [problem] = actions.plan_run(home, {"model": "small", "dataset": "numbers.json"}).problems
+    assert "no chat template; choose one" in str(problem.message)
+    (home.datasets / "words.txt").write_text("Only a text.\n\nAnd another one.\n")
+    assert actions.start_run(home, {"model": "small", "dataset": "words.txt"}).status == "queued"
+    assert actions.start_run(home, {"model": "small", "dataset": "numbers.json", "chat_template": "plain"}).id
 
 
 def test_names_are_made_and_numbered(home: Home) -> None:

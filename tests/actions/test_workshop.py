@@ -76,6 +76,18 @@ CASES: list[tuple[str, str, Rows, Rows | None]] = [
     ),
     ("near_duplicate", "drop", [said("Tell me.", LONG), GOOD[0], said("Tell me.", LONG + ".")], None),
     ("secret", "drop", [GOOD[0], said("My key?", "It is ghp_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xY1zA2")], GOOD[:1]),
+    (
+        "secret",
+        "mask",
+        [GOOD[0], said("My key?", "It is ghp_" + "aB3dE5fG7hJ9kL1mN2pQ4rS6tU8vW0xY1zA2" + ", keep it.")],
+        [GOOD[0], said("My key?", "It is [SECRET], keep it.")],
+    ),
+    (
+        "personal_data",
+        "mask",
+        [GOOD[0], said("Is it maria.soares@gmail.com?", "Yes, or +670 7723 4581.")],
+        [GOOD[0], said("Is it [EMAIL]?", "Yes, or [PHONE].")],
+    ),
     ("personal_data", "drop", [GOOD[0], said("Who helps?", "Write to maria.soares@gmail.com, she answers.")], GOOD[:1]),
     (
         "mixed_formats",

@@ -228,3 +228,25 @@ def test_a_big_dataset_stays_light_and_fluid(studio: Studio, open_page: Open) ->
     expect(page.locator("#lengths-words")).to_be_visible(timeout=PATIENCE)
     assert_light(page, studio.address, "/datasets/sums.json")
     assert_light(page, studio.address, "/write")
+
+
+def test_a_preference_is_corrected_and_the_hub_says_when_it_is_away(studio: Studio, open_page: Open, axe: str) -> None:
+    rows = [{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No idea."} for n in range(60)]
+    path = studio.home.datasets / "better.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    page = open_page(f"{studio.address}/datasets/better.jsonl")
+    page.locator("[data-edit='2']").click()
+    form = page.locator(".row-form")
+    expect(form.get_by_role("group")).to_have_count(3)
+    assert serious(page, axe) == []
+    form.get_by_role("group", name="Rejected answer").locator("textarea").fill("A letter of the alphabet.")
+    form.get_by_role("button", name="Save").click()
+    expect(page.locator("#row-2")).to_contain_text("A letter of the alphabet.")
+    expect(page.locator("#history")).to_contain_text("Changed by hand")
+    page.goto(f"{studio.address}/datasets")
+    page.locator("#hub-id").fill("not a name")
+    page.locator("#hub-id").press("Enter")
+    expect(page.locator("#uploads-list")).to_contain_text("bad_name")
+    expect(page.locator("#hub-id")).to_have_value("not a name")
+    assert serious(page, axe) == []
+    actions.delete_dataset(studio.home, path.name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from afina.cli import main
+from afina.cli import main, shared
 from afina.core.paths import Home
 
 Shell = Any
@@ -107,3 +108,13 @@ def test_what_cannot_be_done_is_said_with_its_code(afina: Shell) -> None:
         code, out, err = afina(*arguments, "--json")
         assert (code, out) == (2, "")
         assert json.loads(err)["error"]["code"] == expected
+
+
+def test_a_look_says_on_a_terminal_how_far_it_is(afina: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared, "SOON", -1.0)
+    assert "\r" not in afina("check", "towns.csv")[2]
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    code, _, err = afina("check", "towns.csv", "--max-length", "99")
+    assert code == 2
+    assert "\rLooking through the file: 100 %" in err
+    assert "\r" not in afina("check", "towns.csv", "--max-length", "98", "--json")[2]

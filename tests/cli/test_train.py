@@ -75,6 +75,18 @@ def test_a_run_says_what_shared_prefixes_save(home: Home) -> None:
     assert re.search(r"shared prefixes: [4-9]\d% fewer tokens", console)
 
 
+def test_what_the_checks_warn_of_is_said_before_the_run(home: Home) -> None:
+    rows = [{"instruction": f"Who is number {n}?", "output": f"maria.soares{n}@gmail.com"} for n in range(9)]
+    (home.datasets / "people.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    arguments = ["train", "--model", "tiny", "--dataset", "people.jsonl", "--max-steps", "1", "--validation-share", "0"]
+    done = subprocess.run(command(home, *arguments), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("Warning: ")]
+    assert "personal data" in said[0]
+    assert any("memorise" in line for line in said[1:])
+    assert "afina datasets check FILE" in done.stderr
+
+
 def test_interrupting_stops_the_run_and_keeps_what_it_learned(home: Home) -> None:
     process = train(home, "--max-steps", "100000", "--epochs", "1000", "--name", "long")
     helpers.until(lambda: any(run.step >= 2 for run in actions.list_runs(home)), timeout=120)

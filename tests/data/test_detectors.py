@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from afina.data.checks import check
 from afina.data.language import NAMES, find_language
+from afina.data.masks import masked
 from afina.data.personal import ACCOUNT, CARD, EMAIL, PHONE, find_personal
 from afina.data.report import unpack
 from afina.data.secret import find_secret
@@ -43,6 +44,30 @@ SECRETS = [
 @pytest.mark.parametrize(("text", "kind"), SECRETS, ids=[kind for _, kind in SECRETS])
 def test_secrets(text: str, kind: str) -> None:
     assert find_secret(f"Here it is: {text} and more.") == kind
+
+
+@pytest.mark.parametrize(("text", "kind"), SECRETS, ids=[kind for _, kind in SECRETS])
+def test_no_part_of_a_secret_stays_where_it_is_masked(text: str, kind: str) -> None:
+    left = masked(f"Here it is: {text} and more.", "secret").replace("token ", "")
+    assert left == "Here it is: [SECRET] and more."
+
+
+def test_long_secrets_are_masked_to_their_end() -> None:
+    body = "\n".join(noise(64, seed=n) for n in range(40)) + "\n" + noise(20) + "=="
+    key = f"-----BEGIN PRIVATE {'KEY'}-----\n{body}\n-----END PRIVATE {'KEY'}-----"
+    assert masked(f"My key:\n{key}\nKeep it.", "secret") == "My key:\n[SECRET]\nKeep it."
+    header = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
+    token = f"{header}.eyJzdWIiOiI5ODQyMTciLCJuYW1lIjoiTWFyaWEifQ.{noise(2000)}"
+    assert find_secret(token)
+    assert masked(f"Bearer {token}. Thanks.", "secret") == "Bearer [SECRET]. Thanks."
+    many = " ".join("ghp_" + noise(36, seed=n) for n in range(80))
+    assert masked(many, "secret") == " ".join(["[SECRET]"] * 80)
+
+
+def test_personal_data_are_masked_each_by_its_word() -> None:
+    text = "maria.soares@gmail.com, +670 7723 4581, 4539 1488 0343 6467, DE89 3704 0044 0532 0130 00 or info@school.tl"
+    assert masked(text, "personal_data") == "[EMAIL], [PHONE], [CARD], [ACCOUNT] or info@school.tl"
+    assert masked("Nobody’s.", "personal_data") == "Nobody’s."
 
 
 @pytest.mark.parametrize(

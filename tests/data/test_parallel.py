@@ -15,6 +15,7 @@ from afina.data import checks, parallel
 from afina.data.checks import check
 from afina.data.readers import Source, read
 from afina.data.template import ChatTokenizer
+from afina.data.watch import looking, telling
 
 WORDS = [
     "coffee",
@@ -75,7 +76,8 @@ def test_the_same_report_as_by_one_process(tmp_path: Path, tiny_model: Path, end
     path.write_bytes(mark + end.join(lines(1200)) + end)
     tokenizer = ChatTokenizer.load(tiny_model)
     seen: list[tuple[int, int]] = []
-    several = check(path, tokenizer=tokenizer, max_length=32, workers=2, progress=lambda *at: seen.append(at))
+    with looking(path, path.stat().st_size), telling(lambda *at: seen.append(at)):
+        several = check(path, tokenizer=tokenizer, max_length=32, workers=2)
     alone = check(path, tokenizer=tokenizer, max_length=32, workers=1)
     assert several == alone
     assert several.marks == alone.marks

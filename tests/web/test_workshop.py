@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from afina.core.paths import Home
+from afina.data import hub
+from afina.data.watch import looking
 
 TABLE = 'question,answer\n"Where is Dili?","In the north."\n"And Suai?",""\n"Where is Dili?","In the north."\n'
 
@@ -95,3 +98,53 @@ def test_columns_are_asked_for_and_remembered(client: TestClient, towns: str, ho
     assert told["remembered"]
     assert told["rows"][0]["turns"][0]["content"] == "Nima gap bugun?"
     assert client.get("/api/v1/datasets/words.csv").json()["errors"] == 0
+
+
+def test_how_far_a_look_is_and_that_it_ends_with_the_server(client: TestClient, home: Home, towns: str) -> None:
+    file = home.datasets / "towns.csv"
+    assert client.get(f"{towns}/progress").json() is None
+    with looking(file, 80):
+        assert client.get(f"{towns}/progress").json() == {"done": 0, "total": 80}
+    client.app.state.stop.set()  # type: ignore[attr-defined]
+    ended = client.get("/datasets/towns.csv?part=report", headers={"Accept": "application/json"})
+    assert (ended.status_code, ended.json()["error"]["code"]) == (500, "stopped")
+
+
+def test_a_preference_is_changed_as_what_it_is(client: TestClient, home: Home) -> None:
+    rows = [{"prompt": f"What is {n}?", "chosen": f"A number, {n}.", "rejected": "No idea."} for n in range(3)]
+    (home.datasets / "better.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    address = "/api/v1/datasets/better.jsonl"
+    [_, before, _] = client.get(f"{address}/rows").json()["rows"]
+    given = {"prompt": before["turns"], "chosen": before["chosen"], "rejected": before["rejected"]}
+    given["rejected"][0]["content"] = "A letter."
+    assert client.put(f"{address}/rows/2", json=given).json()["changed"] == 1
+    told = json.loads(client.get(f"{address}/export").text.splitlines()[1])
+    assert [told[part][0]["content"] for part in ("prompt", "chosen", "rejected")] == [
+        "What is 1?",
+        "A number, 1.",
+        "A letter.",
+    ]
+    half = client.put(f"{address}/rows/2", json={"prompt": given["prompt"], "chosen": given["chosen"]})
+    assert (half.status_code, half.json()["error"]["code"]) == (422, "missing_field")
+    given["chosen"][0]["content"] = " "
+    assert client.put(f"{address}/rows/2", json=given).json()["error"]["code"] == "empty_answer"
+
+
+def test_a_dataset_of_the_hub_by_its_name(
+    client: TestClient, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = client.post("/api/v1/datasets/hub", json={"id": "no name at all"})
+    assert (bad.status_code, bad.json()["error"]["code"]) == (422, "bad_name")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    away = client.post("/api/v1/datasets/hub", json={"id": "someone/proverbs"})
+    assert (away.status_code, away.json()["error"]["code"]) == (500, "no_network")
+    assert "copy the files" in away.json()["error"]["problems"][0]["remedy"]
+    repository = tmp_path / "proverbs"
+    repository.mkdir()
+    (repository / "rows.csv").write_text(TABLE, encoding="utf-8")
+    monkeypatch.setattr(hub, "download", lambda repo: repository)
+    assert (
+        client.post("/api/v1/datasets/hub", json={"id": "hub:someone/proverbs"}).json()["name"] == "someone--proverbs"
+    )
+    assert [item["name"] for item in client.get("/api/v1/datasets").json()] == ["someone--proverbs"]

@@ -5,11 +5,13 @@ from afina.actions.columns import Columns, column_mapping, set_column_mapping
 from afina.actions.datasets import (
     LENGTH,
     add_dataset,
+    bring_dataset,
     check_dataset,
     dataset,
     dataset_info,
     delete_dataset,
     list_datasets,
+    look_progress,
     refresh_datasets,
 )
 from afina.actions.machine import doctor
@@ -52,6 +54,7 @@ __all__ = [
     "add_dataset",
     "add_model",
     "add_rows",
+    "bring_dataset",
     "check_dataset",
     "check_run",
     "column_mapping",
@@ -76,6 +79,7 @@ __all__ = [
     "list_datasets",
     "list_models",
     "list_runs",
+    "look_progress",
     "plan_run",
     "preview_text",
     "rebuild",

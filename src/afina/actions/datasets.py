@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from afina import __version__
@@ -22,9 +23,10 @@ from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
 from afina.core.spec import TrainSpec
 from afina.data.folders import data_files, size_of, state_of
-from afina.data.hub import bring, is_hub
+from afina.data.hub import PREFIX, bring, is_hub
 from afina.data.mapping import remembered
 from afina.data.revision import REVISION
+from afina.data.watch import how_far
 from afina.registry import models as bases
 from afina.registry import runs as rows
 from afina.registry.records import DatasetInfo
@@ -45,8 +47,14 @@ QUICK_SECONDS = 1.5
 
 def list_datasets(home: Home) -> list[DatasetInfo]:
     """The files in the datasets folder by name. New small files are looked through at once, large ones later."""
-    until = time.monotonic() + QUICK_SECONDS
-    return _listed(home, lambda path: size_of(path) <= QUICK_BYTES and time.monotonic() < until)
+    until: float | None = None  # counted from the first look, however long opening the index takes
+
+    def may_look(path: Path) -> bool:
+        nonlocal until
+        until = until or time.monotonic() + QUICK_SECONDS
+        return size_of(path) <= QUICK_BYTES and time.monotonic() < until
+
+    return _listed(home, may_look)
 
 
 def refresh_datasets(home: Home) -> None:
@@ -110,6 +118,13 @@ def dataset_info(home: Home, name: str) -> DatasetInfo:
     with index(home) as session:
         report = _known(home, session, found, counter_of(home))
         return _info(home, found, report, rows.last_use(session).get(found.name))
+
+
+def look_progress(home: Home, name: str) -> tuple[int, int] | None:
+    """The bytes read and the bytes there are, while the dataset is being looked through; None while it is not.
+
+    Raises AfinaError `dataset_not_found`."""
+    return how_far(find_dataset(home, name).path)
 
 
 def report_on(home: Home, found: Found) -> Report:
@@ -196,6 +211,19 @@ def add_dataset(home: Home, name: str, stream: IO[bytes]) -> DatasetInfo:
     found = _found(home, path)
     report = report_on(home, found) if path.stat().st_size <= QUICK_BYTES else None
     return _info(home, found, report, None)
+
+
+def bring_dataset(home: Home, name: str) -> DatasetInfo:
+    """Bring a dataset of the hub (`owner/name[:split]`, with or without `hub:`) into the datasets folder, once.
+
+    Raises AfinaError `bad_name`, `no_network`, `not_found`, `no_split`, `no_disk_space`.
+    """
+    given = name.strip()
+    try:
+        path = bring(home.create(), given if is_hub(given) else PREFIX + given)
+    except OSError as error:
+        raise _cannot_write(error) from None
+    return dataset_info(home, path.name)
 
 
 def delete_dataset(home: Home, name: str) -> None:
@@ -307,8 +335,14 @@ def _look(home: Home, session: Session, found: Found, counter: Counter) -> Repor
     """Look through a dataset and remember the report."""
     mark = _fingerprint(home, found, counter)
     report = _check(home, found.path, counter)
-    session.merge(DatasetRow(name=found.name, fingerprint=mark, report=report.pack()))
-    session.commit()
+    kept = {"name": found.name, "fingerprint": mark, "report": report.pack()}
+    try:
+        session.merge(DatasetRow(**kept))
+        session.commit()
+    except IntegrityError:  # someone else looked at the same time, and was quicker by a moment
+        session.rollback()
+        session.merge(DatasetRow(**kept))
+        session.commit()
     return report
 
 

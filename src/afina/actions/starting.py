@@ -30,7 +30,12 @@ from afina.runs.index import index
 from afina.runs.log import EventLog
 
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
+DOCUMENTS = ("plain", "text", None)
+"""Formats that no chat template is needed for."""
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+MAKING = ".new-"
+"""Begins the name of a run's folder while it is written."""
 
 T = TypeVar("T")
 
@@ -57,11 +62,29 @@ class Prepared:
 
     def write(self, home: Home) -> Path:
         """Freeze the datasets and write the run folder under a hidden name; `publish` makes it appear, whole."""
+        created = time.time()
+        making = _claimed(home, created)
+        run_id = making.name.removeprefix(MAKING)
+        try:
+            manifest = self._manifest(home, run_id, created)
+        except (AfinaError, OSError):
+            shutil.rmtree(making, ignore_errors=True)
+            raise
+        try:
+            model = self.spec.model if self.model.ancestors else self.model.id  # no alias: runs are compared
+            write_json(making / "spec.json", {**self.spec.resolved().model_dump(mode="json"), "model": model})
+            EventLog(making).append(Phase("queued"))
+            write_json(making / "manifest.json", manifest)
+        except OSError as error:
+            shutil.rmtree(making, ignore_errors=True)
+            raise _cannot_write(error) from None
+        return making
+
+    def _manifest(self, home: Home, run_id: str, created: float) -> dict[str, Any]:
+        """What the run is made of; its datasets are kept on the way."""
         from afina.data.store import freeze
 
-        created = time.time()
-        run_id = new_id(created)
-        manifest = {
+        return {
             "id": run_id,
             "name": _free_name(home, self.spec.name or _made_name(self)),
             "created": created,
@@ -77,29 +100,39 @@ class Prepared:
             "versions": versions(),
             "machine": _machine(),
         }
-        making = home.runs / f".new-{run_id}"
+
+
+def _claimed(home: Home, created: float) -> Path:
+    """A hidden folder whose id no other run has or gets: making it claims the id, also against runs of the same second."""
+    while True:
+        run_id = new_id(created)
+        making = home.runs / f"{MAKING}{run_id}"
         try:
-            making.mkdir(parents=True)
-            model = self.spec.model if self.model.ancestors else self.model.id  # no alias: runs are compared
-            write_json(making / "spec.json", {**self.spec.resolved().model_dump(mode="json"), "model": model})
-            EventLog(making).append(Phase("queued"))
-            write_json(making / "manifest.json", manifest)
-            return making
+            home.runs.mkdir(parents=True, exist_ok=True)
+            making.mkdir()
+        except FileExistsError:
+            continue
         except OSError as error:
-            shutil.rmtree(making, ignore_errors=True)
-            raise AfinaError(
-                Problem(
-                    "cannot_write",
-                    say(N_("The run's folder cannot be written: {reason}."), reason=error.strerror or str(error)),
-                    say(N_("Look whether the disk has room and the home folder can be written to.")),
-                ),
-                kind="failed",
-            ) from None
+            raise _cannot_write(error) from None
+        if not (home.runs / run_id).exists():
+            return making
+        making.rmdir()  # it was claimed before, and has been published meanwhile
+
+
+def _cannot_write(error: OSError) -> AfinaError:
+    return AfinaError(
+        Problem(
+            "cannot_write",
+            say(N_("The run's folder cannot be written: {reason}."), reason=error.strerror or str(error)),
+            say(N_("Look whether the disk has room and the home folder can be written to.")),
+        ),
+        kind="failed",
+    )
 
 
 def publish(making: Path) -> Path:
     """Give a finished run folder its name."""
-    return making.rename(making.with_name(making.name.removeprefix(".new-")))
+    return making.rename(making.with_name(making.name.removeprefix(MAKING)))
 
 
 def prepare(home: Home, spec: Any, *, paths: bool = False) -> Prepared:
@@ -120,9 +153,27 @@ def prepare(home: Home, spec: Any, *, paths: bool = False) -> Prepared:
     if validation_name:
         held = _checked(problems, reports, home, validation_name, "validation_dataset", paths)
         validation = Part(validation_name, 1.0, held.path, held.file) if held is not None else None
+    if parsed is not None and model is not None and _lacks_template(parsed, model, reports):
+        problems.append(_no_template(model))
     if problems or parsed is None or model is None:
         raise AfinaError(problems)
     return Prepared(parsed, model, parts, validation, reports)
+
+
+def _lacks_template(spec: TrainSpec, model: ModelRef, reports: dict[Path, Any]) -> bool:
+    """Whether conversations are to be written for a model that does not say how, and nobody has chosen it."""
+    from afina.data.template import has_template
+
+    talks = any(report.format not in DOCUMENTS for report in reports.values())
+    return talks and spec.chat_template == "auto" and has_template(model.folder) is False
+
+
+def _no_template(model: ModelRef) -> Problem:
+    message = say(N_("The model “{model}” has no chat template; choose one."), model=model.name)
+    remedy = say(
+        N_("ChatML is the usual choice; plain text writes “User:” and “Assistant:” and needs no special tokens.")
+    )
+    return Problem("template_mismatch", message, remedy, "chat_template", "auto")
 
 
 def _wanted(parsed: TrainSpec | None, spec: Any) -> tuple[str | None, list[tuple[str, float]], str | None]:

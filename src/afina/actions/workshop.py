@@ -22,6 +22,8 @@ from afina.data.diff import Change, diff
 from afina.data.entries import Entry, is_whole
 from afina.data.examples import Example, Turn
 from afina.data.faults import Fault
+from afina.data.formats import convert
+from afina.data.json_rows import Record
 from afina.data.marks import marked
 from afina.data.offers import WAYS, Way
 from afina.data.readers import read
@@ -37,6 +39,7 @@ DONE: dict[str, str] = {
     "convert": N_("written as the others are"),
     "shorten": N_("shortened"),
     "thin": N_("some kept"),
+    "mask": N_("replaced"),
 }
 WORDS: dict[str, str] = {
     "file": N_("Read from the file"),
@@ -155,7 +158,7 @@ def _opened(home: Home, name: str, version: str | None) -> versions.History:
 
 
 def edit_row(home: Home, name: str, row: int, content: Any, version: str | None = None) -> StepInfo:
-    """Replace a row: `content` is {"messages": […]} or {"text": …}. Raises AfinaError `row_not_found`, those of the row."""
+    """Replace a row: `content` is {"messages": […]}, {"text": …} or {"prompt", "chosen", "rejected"}. Raises AfinaError `row_not_found`, those of the row."""
     found = _opened(home, name, version)
     _present(found, [row])
     before = store.entries_at(home, found.step.sha256, [row])[0]
@@ -211,6 +214,11 @@ def parsed(content: Any, row: int, before: Example | None = None) -> Example:
     if isinstance(content, dict) and isinstance(content.get("text"), str):
         example = Example(text=content["text"], row=row)
         faults: list[Fault] = []
+    elif isinstance(content, dict) and "chosen" in content:
+        made, faults = convert(Record(row, None, content), "preference")
+        example = made or Example(row=row)
+        if before is not None:
+            example = replace(example, tools=before.tools)
     else:
         noted = Row(row, None, content)
         given = content.get("messages") if isinstance(content, dict) else None
@@ -218,8 +226,6 @@ def parsed(content: Any, row: int, before: Example | None = None) -> Example:
         faults = noted.faults
         tools = before.tools if before is not None else None
         example = Example(turns or (), row=row, tools=tools)
-        if before is not None and before.chosen is not None:
-            example = replace(example, chosen=before.chosen, rejected=before.rejected)
     wrong = [fault for fault in faults or judge(example) if fault.severity == "error"]
     if wrong:
         raise AfinaError([Problem(f.code, f.message, f.remedy, f.field or "messages", f.value) for f in wrong])

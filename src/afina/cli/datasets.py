@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from afina import actions
-from afina.cli.shared import HomeOption, JsonOption, Out, home_folder, size
+from afina.cli.shared import HomeOption, JsonOption, Out, home_folder, looking, size
 from afina.core.files import atomic
 from afina.core.messages import N_, say
 
@@ -52,9 +52,10 @@ def check(
 ) -> int:
     """Look through a file and tell everything that is wrong with it. Exit code 2 when it cannot be trained on."""
     out = Out.of(as_json)
-    report = actions.check_dataset(
-        home_folder(home).create(), file, model=model, max_length=max_length, validation=validation
-    )
+    with looking(out):
+        report = actions.check_dataset(
+            home_folder(home).create(), file, model=model, max_length=max_length, validation=validation
+        )
     plain: dict[str, Any] = report.as_json(out.say)
     if as_json:
         out.json(plain)

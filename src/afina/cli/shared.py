@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from afina.core.errors import AfinaError
-from afina.core.messages import N_, Message
+from afina.core.messages import N_, Message, say
 from afina.core.paths import Home, find_home
+from afina.data.watch import telling
 from afina.i18n import from_environment, translator
+
+SOON = 0.7
+"""Seconds a look may take before anything is said of it."""
 
 HomeOption = Annotated[
     Path | None,
@@ -103,6 +109,31 @@ class Out:
         for line in cells:
             table.add_row(*line)
         Console().print(table)
+
+
+@contextmanager
+def looking(out: Out) -> Iterator[None]:
+    """Say on a terminal how far a look through a large file is, as soon as it takes a moment; nothing with `--json`."""
+    if out.as_json or not sys.stderr.isatty():
+        yield
+        return
+    begun, shown = time.monotonic(), ""
+
+    def show(done: int, total: int) -> None:
+        nonlocal shown
+        share = f"{100 * done // max(1, total)}"
+        if share != shown and time.monotonic() - begun > SOON:
+            sys.stderr.write("\r" + out.say(say(N_("Looking through the file: {share} %"), share=share)))
+            sys.stderr.flush()
+            shown = share
+
+    with telling(show):
+        try:
+            yield
+        finally:
+            if shown:
+                sys.stderr.write("\r\x1b[K")
+                sys.stderr.flush()
 
 
 def duration(seconds: float | None) -> str | None:

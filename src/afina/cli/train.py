@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from afina import actions
 from afina.cli.follow import describe, follow
-from afina.cli.shared import HomeOption, JsonOption, Out, duration, home_folder, size
+from afina.cli.shared import HomeOption, JsonOption, Out, duration, home_folder, looking, size
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home
@@ -19,6 +19,13 @@ from afina.core.spec import TrainSpec, about, choices
 from afina.registry.records import Plan
 
 app = typer.Typer(add_completion=False)
+SHOWN = 4
+"""Warnings of the datasets that are printed before a run starts."""
+SERIOUS = {
+    code: place
+    for place, code in enumerate(("leak", "secret", "personal_data", "constant_answer", "too_long", "few_rows"))
+}
+"""Those that come first."""
 MANY = {"dataset", "sample_prompts", "tags", "target_modules"}
 PANELS = {
     "what": N_("What to train"),
@@ -44,6 +51,7 @@ def train(home: Path | None, as_json: bool, spec_file: Path | None, check: bool,
     settings |= {name: value for name, value in flags.items() if value not in (None, [])}
     if check:
         return _check(folder, settings, out)
+    _warn(folder, settings, out)
     run = actions.start_run(folder, settings, paths=True)
     return follow(folder, run, out)
 
@@ -70,6 +78,19 @@ def _estimate(plan: Plan) -> Message:
     """What is expected where nothing could be measured."""
     facts = {"memory": size(plan.memory) or "–", "time": duration(plan.seconds) or "–"}
     return say(N_("A run computes now, so this is an estimate: {memory} of memory, {time} in all."), **facts)
+
+
+def _warn(folder: Home, settings: dict[str, Any], out: Out) -> None:
+    """What the datasets' checks found that does not stand in the way, the most important first."""
+    if out.as_json:
+        return
+    with looking(out):
+        planned = actions.plan_run(folder, settings, paths=True)
+    warnings = sorted(planned.warnings, key=lambda group: SERIOUS.get(group.code, len(SERIOUS)))
+    for group in warnings[:SHOWN]:
+        out.note(say(N_("Warning: {problem}"), problem=group.message))
+    if warnings:
+        out.note(say(N_("To see all of it, and what can be done: afina datasets check FILE")))
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -355,7 +355,7 @@ class TrainSpec(BaseModel):
         About(
             N_("Chat template"),
             N_(
-                "How a conversation is written for the model. Automatic uses the model's own, or ChatML where it has none."
+                "How a conversation is written for the model. Automatic uses the model's own; for a model that has none, choose one."
             ),
             "text",
         ),

@@ -27,6 +27,7 @@ from afina.core.files import read_json, sync_folder, write_json
 from afina.core.messages import N_, say
 from afina.core.paths import STORE, Home
 from afina.data.entries import is_whole
+from afina.data.watch import Meter
 
 BLOCK_ROWS = 64
 BLOCK_BYTES = 256 * 1024
@@ -131,8 +132,11 @@ class Writer:
 
 def lines(path: Path) -> Iterator[bytes]:
     """Every line of a file of blocks, without its end. Raises OSError, EOFError, zlib.error for a damaged one."""
-    with gzip.open(path, "rb") as file:
-        for line in file:
+    with path.open("rb") as raw, gzip.open(raw, "rb") as file:
+        meter = Meter(raw)
+        for number, line in enumerate(file):
+            if not number % BLOCK_ROWS:
+                meter.look()
             yield line.rstrip(b"\n")
 
 

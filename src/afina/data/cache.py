@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 from afina.core.files import read_json, write_json
 from afina.core.paths import Home
-from afina.data.folders import data_files
+from afina.data.folders import data_files, size_of
 from afina.data.formats import Mapping
 from afina.data.mapping import remembered
 from afina.data.report import Report, unpack
 from afina.data.revision import REVISION
+from afina.data.watch import looking, seen
 
 if TYPE_CHECKING:
     from afina.data.template import ChatTokenizer
@@ -61,11 +62,12 @@ def checked(
     ]
     name = hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
     place = home.state / "reports" / f"{name}.json"
-    try:
-        return unpack(read_json(place))
-    except (OSError, ValueError, KeyError, TypeError):
-        report = _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping, other)
-    write_json(place, report.pack())
+    with looking(path, size_of(path)):
+        try:
+            return unpack(read_json(place))
+        except (OSError, ValueError, KeyError, TypeError):
+            report = _check(path, tokenizer, max_length, validation, train_on, system_prompt, mapping, other)
+        write_json(place, report.pack())
     _prune(place.parent)
     return report
 
@@ -105,8 +107,12 @@ def content(path: Path) -> str:
 
 @lru_cache(maxsize=1000)
 def _hash(path: Path, size: int, changed: int, inode: int) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            seen(0)
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _prune(folder: Path) -> None:

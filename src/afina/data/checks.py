@@ -22,7 +22,7 @@ from afina.data.folders import size_of
 from afina.data.formats import Mapping
 from afina.data.language import NAMES
 from afina.data.lengths import Lengths, Sums, said_of_cuts
-from afina.data.parallel import Progress, processors, stretches, suits
+from afina.data.parallel import processors, stretches, suits
 from afina.data.readers import Folder, Source, read
 from afina.data.report import FIRST, Gatherer, Group, Report
 from afina.data.scan import Stretch, look, mark
@@ -39,7 +39,7 @@ SAME_SHARE, SAME_ROWS = 0.8, 20
 """From so many rows on, this share of equal answers is worth a warning."""
 COUNTED = 32 * 1024 * 1024
 """Bytes of a file whose tokens are all counted."""
-SAMPLED = 16 * 1024 * 1024
+SAMPLED = 8 * 1024 * 1024
 """Bytes of a larger file whose tokens are counted, spread over all of it."""
 STRETCH = 512
 QUOTED = 50_000
@@ -57,7 +57,6 @@ def check(
     mapping: Mapping | None = None,
     validation_mapping: Mapping | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
 ) -> Report:
     """Read the whole file or folder once and report every problem of it, grouped by code.
 
@@ -73,8 +72,8 @@ def check(
     whole = _Whole(_keys(validation, validation_mapping))
     workers = processors() if workers is None else workers
     try:
-        if isinstance(source, Source) and workers > 1 and suits(source):
-            parts = stretches(source, lengths, workers, lambda: whole.compares, progress)
+        if isinstance(source, Source) and workers > 1 and suits(source, lengths):
+            parts = stretches(source, lengths, workers, lambda: whole.compares)
         else:
             parts = _stretches(source, lengths, lambda: whole.compares)
         for part in parts:

@@ -37,6 +37,8 @@ CONTEXTS = _words("input context konteks kontekstu contexto entrada masukan")
 PAIRS = (("chosen", "rejected"), ("chosen_messages", "rejected_messages"))
 """Names of the better and the worse answer of a preference."""
 CONVERSATIONS = ("messages", "conversations", "conversation")
+REMEMBERED = 100
+"""Characters of a field's name; what is longer is no name worth remembering."""
 FORMS: dict[str, str] = {
     "messages": N_("conversations (messages)"),
     "sharegpt": N_("conversations (ShareGPT)"),
@@ -79,9 +81,17 @@ def names_of(value: abc.Mapping[Any, Any]) -> dict[str, Any]:
     return plain
 
 
-@lru_cache(maxsize=4096)
 def plain_name(name: str) -> str:
     """ "Instrução " → "instrucao", "Expected Output" → "expected_output"."""
+    return _plain(name) if len(name) > REMEMBERED else _known_plain(name)
+
+
+@lru_cache(maxsize=4096)
+def _known_plain(name: str) -> str:
+    return _plain(name)
+
+
+def _plain(name: str) -> str:
     return plain_word(name.strip().lstrip("\ufeff")).replace(" ", "_").replace("-", "_")
 
 
@@ -153,19 +163,36 @@ def convert(
         message = say(N_("Row {row} is {value}, not an object with fields."), row=record.row, value=shown(record.value))
         row.add("wrong_type", message, None, shown(record.value))
         return None, row.faults
-    fields = names_of(record.value)
+    names, other = _shape(tuple(record.value)) if _ordinary(record.value) else (None, None)
+    fields = names_of(record.value) if names is None else dict(zip(names, record.value.values(), strict=True))
     if mapping is not None:
         fields = _mapped(fields, mapping)
         row.names = {name: getattr(mapping, name) for name in ("prompt", "answer", "text", "system", "context")}
         row.columns = ("prompt", "answer")
-    other = None if mapping is not None else guess(fields)
-    if other is not None and other != form and not _also(fields, form):
+    if names is None:
+        other = guess(fields)
+    if mapping is None and other is not None and other != form and not _also(fields, form):
         row.add("mixed_formats", _mixed(record.row, form, other), None, other)
         form = other
     example = _CONVERT[form](row, fields)
     if example is not None:
         judge(example, row)
     return example, row.faults
+
+
+def _ordinary(fields: dict[Any, Any]) -> bool:
+    """Whether the names are few and short enough to be remembered."""
+    return len(fields) <= 16 and max(map(len, map(str, fields)), default=0) <= REMEMBERED
+
+
+@lru_cache(maxsize=256)
+def _shape(keys: tuple[Any, ...]) -> tuple[list[str] | None, Format | None]:
+    """The plain names of a row's fields and the format they make; None where they do not tell it all: where two names become
+    one, or the format shows only in the values. Rows of one file mostly have the same fields."""
+    names = [plain_name(str(key)) for key in keys]
+    if len(set(names)) < len(names) or {"conversations", "conversation"} & set(names):
+        return None, None
+    return names, guess(dict.fromkeys(names))
 
 
 def _mapped(fields: Fields, mapping: Mapping) -> dict[str, Any]:

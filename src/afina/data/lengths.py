@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from afina.core.messages import N_, Message, say
 from afina.data.examples import Example
@@ -76,6 +76,7 @@ class Lengths:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self._settings = (train_on, system_prompt)
+        self._share = share
         self._limit = round(share * 2**64)
         self._accepted: set[tuple[object, ...]] = set()
 
@@ -83,6 +84,19 @@ class Lengths:
     def samples(self) -> bool:
         """Whether only a part of the rows is counted."""
         return self._limit < 2**64
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What another process needs to count in the same way, as plain values; the tokenizer must have an origin."""
+        train_on, system_prompt = self._settings
+        folder, template, now = self.tokenizer.origin or (None, "auto", None)
+        return {
+            "origin": (str(folder), template, now and now.isoformat()),
+            "max_length": self.max_length,
+            "train_on": train_on,
+            "system_prompt": system_prompt,
+            "share": self._share,
+        }
 
     def see(self, examples: Sequence[Example], keys: Sequence[int], found: Gatherer) -> Sums:
         """Count these rows; what does not fit the template, and what is cut, goes to `found`."""

@@ -1,21 +1,20 @@
 """A process that looks through blocks of a large file for `parallel.py`, which starts it by name: `python -m afina.data.looker`.
 
 Over standard input comes first what it has to know, then block after block; what was found in each goes back over standard
-output. Both sides are this program, so pickles do. It ends with its input, and so with its parent.
+output (`tasks.py` says how). It ends with its input, and so with its parent.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import pickle
 import signal
 import sys
 
 from afina.data.formats import examples_of
 from afina.data.json_rows import json_lines
 from afina.data.scan import Stretch, look
-from afina.data.tasks import FAR, Block, Task
+from afina.data.tasks import FAR, Block, Task, read_block, read_task, send_stretch
 
 
 def main() -> None:
@@ -24,14 +23,12 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever is printed by mistake must not get among the answers
     questions = sys.stdin.buffer
-    task: Task = pickle.load(questions)  # noqa: S301  written by our own parent
-    while True:
-        try:
-            block: Block = pickle.load(questions)  # noqa: S301
-        except EOFError:
-            return
-        pickle.dump(looked(task, block), answers, protocol=5)
-        answers.flush()
+    try:
+        task = read_task(questions)
+        while True:
+            send_stretch(answers, looked(task, read_block(questions)))
+    except EOFError:
+        return
 
 
 def looked(task: Task, block: Block) -> Stretch:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from afina.core.messages import N_, Message, say
+from afina.data.masks import INSTEAD, SECRET
+from afina.data.personal import EMAIL
 
-Way = Literal["drop", "leave_out", "join", "map", "convert", "shorten", "thin"]
+Way = Literal["drop", "leave_out", "join", "map", "convert", "shorten", "thin", "mask"]
 
 BUTTONS: dict[Way, str] = {
     "drop": N_("Remove these rows"),
@@ -21,6 +23,7 @@ BUTTONS: dict[Way, str] = {
     "convert": N_("Write all rows as conversations"),
     "shorten": N_("Shorten these rows"),
     "thin": N_("Keep some of them"),
+    "mask": N_("Replace what was found"),
 }
 """What the button says."""
 
@@ -34,6 +37,7 @@ CONSEQUENCES: dict[Way, str] = {
     "convert": N_("Rows of another form are written as the others are. Rows: {count}."),
     "shorten": N_("The ends of these rows are cut so that they fit. Rows: {count}."),
     "thin": N_("As many of the equal answers stay as there are other answers; the rest of the rows is removed."),
+    "mask": N_("What was found is replaced by a word such as {instead}; all else in these rows stays. Rows: {count}."),
 }
 """What will happen, before it does."""
 
@@ -46,8 +50,8 @@ WAYS: dict[str, tuple[Way, ...]] = {
     "bad_turn_order": ("join", "drop"),
     "too_long": ("shorten", "drop"),
     "constant_answer": ("thin",),
-    "secret": ("drop",),
-    "personal_data": ("drop",),
+    "secret": ("mask", "drop"),
+    "personal_data": ("mask", "drop"),
 }
 
 
@@ -62,4 +66,6 @@ class Offer:
 
 def offers(code: str, count: int) -> list[Offer]:
     """The ways to deal with `count` findings of `code`, the recommended one first."""
-    return [Offer(way, Message(BUTTONS[way]), say(CONSEQUENCES[way], count=count)) for way in WAYS.get(code, ())]
+    instead = SECRET if code == "secret" else INSTEAD[EMAIL]
+    said = {way: say(CONSEQUENCES[way], count=count, instead=instead) for way in WAYS.get(code, ())}
+    return [Offer(way, Message(BUTTONS[way]), words) for way, words in said.items()]

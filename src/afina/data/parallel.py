@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import queue
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
@@ -25,7 +24,7 @@ from afina.data.lengths import Lengths
 from afina.data.readers import Source
 from afina.data.report import Gatherer
 from afina.data.scan import Stretch
-from afina.data.tasks import FAR, Block, Task
+from afina.data.tasks import FAR, Block, Task, read_stretch, send_block, send_task
 from afina.data.textfile import MAX_ROW
 
 LARGE = 16 * 1024 * 1024
@@ -33,9 +32,12 @@ LARGE = 16 * 1024 * 1024
 BLOCK = 1024 * 1024
 PIECE = 256 * 1024
 COMMAND = [sys.executable, "-m", "afina.data.looker"]
-PIPES: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and those of the whole file; not for compressed files."""
+PIPES: dict[str, Any] = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.DEVNULL,
+    "env": {**os.environ, "TOKENIZERS_PARALLELISM": "false"},  # each has one processor
+}
 
 
 def processors() -> int:
@@ -45,18 +47,18 @@ def processors() -> int:
     return max(1, min(8, usable, int(asked) if asked.isdecimal() and int(asked) else usable))
 
 
-def suits(source: Source) -> bool:
-    """Whether the file can be divided, and is large enough."""
+def suits(source: Source, lengths: Lengths | None = None) -> bool:
+    """Whether the file can be divided, is large enough, and other processes can count as `lengths` does."""
     file = source.file
     if file is None or source.container != "jsonl" or source.format is None or source.fault is not None:
+        return False
+    if lengths is not None and lengths.tokenizer.origin is None:
         return False
     size = source.path.stat().st_size * (8 if file.compression else 1)
     return size >= LARGE and file.encoding in ("utf-8", "utf-8-sig")
 
 
-def stretches(
-    source: Source, lengths: Lengths | None, workers: int, compare: Callable[[], bool], progress: Progress | None = None
-) -> Iterator[Stretch]:
+def stretches(source: Source, lengths: Lengths | None, workers: int, compare: Callable[[], bool]) -> Iterator[Stretch]:
     """The file's stretches in order, numbered through. `compare`: whether sketches are still wanted.
 
     Raises AfinaError `check_failed` when a process dies, Unreadable where the file itself cannot be read further.
@@ -65,7 +67,6 @@ def stretches(
     if file is None or source.format is None:
         return
     task = Task(source.format, source.columns, source.mapping, file.encoding, lengths)
-    total = source.path.stat().st_size
     rows = lines = done = 0
     with _Crew(task, workers) as crew, file.open_bytes() as raw:
         waiting: deque[tuple[Future[Stretch], bytes]] = deque()
@@ -79,8 +80,6 @@ def stretches(
             stretch = _placed(under_way.result(), block, rows, lines, first=not done)
             rows, lines, done = stretch.end, lines + stretch.lines_read, done + len(block)
             yield stretch
-            if progress is not None and file.compression is None:
-                progress(min(total, done), total)
         if blocks.broken is not None:
             raise blocks.broken
 
@@ -101,7 +100,7 @@ class _Crew:
 
     def _instruct(self, process: subprocess.Popen[bytes]) -> None:
         with suppress(OSError):  # it may be dead already, which the first block will find out
-            _send(process, self._task)
+            send_task(_pipe(process.stdin), self._task)
         self._idle.put(process)
 
     def look(self, block: Block) -> Future[Stretch]:
@@ -111,14 +110,12 @@ class _Crew:
     def _ask(self, block: Block) -> Stretch:
         process = self._idle.get()
         try:
-            _send(process, block)
-            assert process.stdout is not None  # noqa: S101  a pipe was asked for
-            stretch: Stretch = pickle.load(process.stdout)  # noqa: S301  written by our own child
-        except (OSError, EOFError, pickle.UnpicklingError):
+            send_block(_pipe(process.stdin), block)
+            return read_stretch(_pipe(process.stdout))
+        except (OSError, EOFError, ValueError):
             raise AfinaError(_died(), "failed") from None
         finally:
             self._idle.put(process)
-        return stretch
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -136,10 +133,9 @@ class _Crew:
                     process.kill()
 
 
-def _send(process: subprocess.Popen[bytes], what: Task | Block) -> None:
-    assert process.stdin is not None  # noqa: S101  a pipe was asked for
-    pickle.dump(what, process.stdin, protocol=5)
-    process.stdin.flush()
+def _pipe(end: IO[bytes] | None) -> IO[bytes]:
+    assert end is not None  # noqa: S101  PIPES asks for it
+    return end
 
 
 def _died() -> Problem:

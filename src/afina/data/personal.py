@@ -5,6 +5,7 @@ is one, by check digits; what cannot be told from any other number is let pass.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from afina.core.messages import N_
 
@@ -47,17 +48,22 @@ _CODES = frozenset(_CODE_LIST.split())
 
 def find_personal(text: str) -> str | None:
     """What kind of personal data `text` holds (one of the constants above, to be translated), None when it shows none."""
-    if "@" in text and any(_somebody(*found.groups()) for found in _EMAIL.finditer(text)):
-        return EMAIL
-    if "+" in text and any(_telephone(*found.groups()) for found in _PHONE.finditer(text)):
-        return PHONE
-    if _DIGITS.search(text) is None:
-        return None
-    if any(_luhn(found.group()) for found in _CARD.finditer(text)):
-        return CARD
-    if any(_iban(*found.groups()) for found in _ACCOUNT.finditer(text)):
-        return ACCOUNT
-    return None
+    return next((kind for _, _, kind in personal_in(text)), None)
+
+
+def personal_in(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where personal data stand in `text` and of what kind they are; places of different kinds may overlap."""
+    if "@" in text:
+        yield from (_place(found, EMAIL) for found in _EMAIL.finditer(text) if _somebody(*found.groups()))
+    if "+" in text:
+        yield from (_place(found, PHONE) for found in _PHONE.finditer(text) if _telephone(*found.groups()))
+    if _DIGITS.search(text) is not None:
+        yield from (_place(found, CARD) for found in _CARD.finditer(text) if _luhn(found.group()))
+        yield from (_place(found, ACCOUNT) for found in _ACCOUNT.finditer(text) if _iban(*found.groups()))
+
+
+def _place(found: re.Match[str], kind: str) -> tuple[int, int, str]:
+    return found.start(), found.start() + len(found.group().rstrip(" .-(")), kind
 
 
 def _somebody(name: str, place: str) -> bool:

@@ -38,6 +38,7 @@ class Remedy:
             "join": repairs.with_turns_joined,
             "map": repairs.with_known_roles,
             "convert": self._without_fault,
+            "mask": repairs.masking(self.code),
             "shorten": lambda entry: self.shorten(entry) if self.shorten else entry,
         }
 

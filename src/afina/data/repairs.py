@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from afina.data.conversations import ROLE_WORDS, judge
-from afina.data.entries import Entry
+from afina.data.entries import Entry, with_texts
 from afina.data.examples import Example, Turn
 from afina.data.formats import convert, guess, names_of, plain_name
 from afina.data.json_rows import Record
+from afina.data.masks import masked
 from afina.data.template import ChatTokenizer
 
 OTHER_ROLES: dict[str, str] = {
@@ -113,6 +114,18 @@ def _rename(messages: list[Any]) -> None:
             known = ROLE_WORDS.get(given.strip().lower()) or OTHER_ROLES.get(plain_name(given))
             message[key] = known or ("assistant" if before == "user" else "user")
             before = message[key]
+
+
+def masking(code: str) -> Callable[[Entry], Entry]:
+    """A function that puts a placeholder where a row holds what `code` (secret, personal_data) names."""
+
+    def hide(entry: Entry) -> Entry:
+        if entry.example is None:
+            return entry
+        example = with_texts(entry.example, lambda text: masked(text, code))
+        return entry if example is entry.example else of(example, entry)
+
+    return hide
 
 
 def fitting(

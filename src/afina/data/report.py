@@ -165,6 +165,21 @@ class Gatherer:
             self._last[code] = None if last is None else last + rows
             self.mark(code, (row + rows for row in later.marks.get(code, ())[int(again) :]))
 
+    def pack(self) -> dict[str, Any]:
+        """All but the marks as plain JSON values; for `unpack`, before anything was said in all."""
+        faults = {code: [asdict(fault) for fault in kept] for code, kept in self._faults.items()}
+        return {"faults": faults, "counts": self._counts, "last": self._last}
+
+    @classmethod
+    def unpack(cls, data: Mapping[str, Any], marks: Mapping[str, bytes | bytearray]) -> Gatherer:
+        """The inverse of `pack`, with the bytes of the marks."""
+        made = cls()
+        made._faults = {code: [read_fault(item) for item in kept] for code, kept in data["faults"].items()}
+        made._counts, made._last = dict(data["counts"]), dict(data["last"])
+        for code, rows in marks.items():
+            made.marks.setdefault(code, array("I")).frombytes(rows)
+        return made
+
     def groups(self, kind: Severity) -> list[Group]:
         """The groups of one severity."""
         return [self._group(code) for code in self._faults if severity(code) == kind]

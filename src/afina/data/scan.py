@@ -21,7 +21,7 @@ from afina.data.lengths import Lengths, Sums
 from afina.data.personal import find_personal
 from afina.data.report import Gatherer
 from afina.data.secret import find_secret
-from afina.data.similar import Sketches, sketch
+from afina.data.similar import Sketches, joined, sketch, words_of
 
 SPOKEN = 2000
 """The language of so many rows at the beginning is looked at, and of one in SPARSE behind them."""
@@ -30,8 +30,6 @@ LONG = 20_000
 """Characters of a row that are compared with other rows."""
 LONGER = 1_000_000
 """Characters of a row in which personal data are looked for."""
-TOKEN = 20
-"""Characters without a space that every secret has; most rows have no word as long."""
 
 
 @dataclass
@@ -73,9 +71,9 @@ def look(items: Iterable[Example | Fault], lengths: Lengths | None, compare: boo
             examples.append(item)
     keys = [mark(example) for example in examples]
     texts = [_text(example) for example in examples]
-    words = [text[:LONG].lower().split() for text in texts]
-    for example, text, said in zip(examples, texts, words, strict=True):
-        _sensitive(example, text, said, found)
+    words = words_of(text[:LONG] for text in texts)
+    for example, text, long in zip(examples, texts, words.long, strict=True):
+        _sensitive(example, text, long, found)
     answers = [_answer(example) for example in examples]
     marks = [_hash(answer) if answer is not None else 0 for answer in answers]
     rows = [example.row for example in examples]
@@ -86,7 +84,7 @@ def look(items: Iterable[Example | Fault], lengths: Lengths | None, compare: boo
         np.array([example.line or 0 for example in examples], np.int64),
         np.array(keys, np.uint64),
         np.array(marks, np.uint64),
-        sketch(rows, words) if compare else sketch([], []),
+        sketch(rows, words) if compare else joined([]),
         lengths.see(examples, keys, found) if lengths is not None else Sums(),
         _languages(rows, keys, texts),
         any(example.text is not None for example in examples),
@@ -101,9 +99,8 @@ def _text(example: Example) -> str:
     return "\n".join([turn.content for turn in said])
 
 
-def _sensitive(example: Example, text: str, words: list[str], found: Gatherer) -> None:
-    may_hide = len(text) > LONG or max(map(len, words), default=0) >= TOKEN
-    if may_hide and (kind := find_secret(text)):
+def _sensitive(example: Example, text: str, long: bool, found: Gatherer) -> None:
+    if (long or len(text) > LONG) and (kind := find_secret(text)):
         message = say(N_("Row {row} looks like it holds a password or key ({kind})."), row=example.row, kind=kind)
         found.add(Fault("secret", message, example.row, example.line, value=kind))
     if kind := find_personal(text[:LONGER]):

@@ -51,38 +51,51 @@ OWN: dict[str, tuple[str, re.Pattern[str]]] = {
 """Forms that detect-secrets does not know, or knows by their heading alone."""
 NEAR, PLACES = 300, 50
 """Characters before a place that are looked at (four times as many behind it), and places in a row."""
+_TOKEN = re.compile(r"(?:[\w+/=-]|\.(?=[\w+/=-]{8}))*")
+_KEY = re.compile(r"(?:\s*[A-Za-z0-9+/=]{16,})*(?:\s*[A-Za-z0-9+/=]{0,63}\s*-----END [A-Z0-9 ]{1,60}-----)?")
+"""What belongs to a secret behind what the rules look for, so that no part of it stays where it is masked."""
 _SAMPLE = re.compile(r"example|sample|dummy|your|placeholder|x{5}|\*{3}|(.)\1{6}|0123456|1234567|abcdef", re.IGNORECASE)
 
 
 def find_secret(text: str) -> str | None:
     """What kind of secret `text` holds (a product's name, the same in all languages), None when it shows none."""
+    return next((kind for _, _, kind in secrets_in(text)), None)
+
+
+def secrets_in(text: str) -> Iterator[tuple[int, int, str]]:
+    """Where secrets stand in `text` and of what kind they are; places may overlap. A very long text may hold more."""
     for start, (module, name) in RULES.items():
         if start in text:
             detector = _detector(module, name)
-            found = [match for piece in _around(start, text) for match in _matches(detector.denylist, piece)]
             valid = getattr(detector, "is_formally_valid", None)  # a JSON web token must open as one
-            if any(_real(secret) and (valid is None or valid(secret)) for secret in found):
-                return str(detector.secret_type)
+            for begin, found in _places(start, detector.denylist, text):
+                if _real(found) and (valid is None or valid(found)):
+                    yield begin, _end(_TOKEN, text, begin + len(found)), str(detector.secret_type)
     for start, (kind, pattern) in OWN.items():
-        if start in text and any(
-            _real(found) for piece in _around(start, text) for found in _matches([pattern], piece)
-        ):
-            return kind
-    return None
+        if start in text:
+            rest = _KEY if start == "PRIVATE KEY" else _TOKEN
+            for begin, found in _places(start, [pattern], text):
+                if _real(found):
+                    yield begin, _end(rest, text, begin + len(found)), kind
 
 
-def _around(start: str, text: str) -> Iterator[str]:
-    """The places where `start` stands, with what is near: some rules take long on long texts."""
+def _places(start: str, patterns: Iterable[re.Pattern[str]], text: str) -> Iterator[tuple[int, str]]:
+    """What the patterns find near the places where `start` stands, and where: some rules take long on long texts."""
     at = text.find(start)
     for _ in range(PLACES):
         if at < 0:
             return
-        yield text[max(0, at - NEAR) : at + 4 * NEAR]
+        first = max(0, at - NEAR)
+        piece = text[first : at + 4 * NEAR]
+        for pattern in patterns:
+            yield from ((first + match.start(), match.group()) for match in pattern.finditer(piece))
         at = text.find(start, at + NEAR)
 
 
-def _matches(patterns: Iterable[re.Pattern[str]], text: str) -> Iterator[str]:
-    return (match.group() for pattern in patterns for match in pattern.finditer(text))
+def _end(rest: re.Pattern[str], text: str, at: int) -> int:
+    """The end of a secret of which a rule knows the beginning up to `at`."""
+    more = rest.match(text, at)
+    return at if more is None else more.end()
 
 
 @cache

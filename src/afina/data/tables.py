@@ -19,6 +19,7 @@ from afina.core.messages import N_, say
 from afina.data.faults import Fault, Unreadable, not_text, shorten
 from afina.data.json_rows import Record, Records
 from afina.data.textfile import MAX_ROW, TextFile, too_big
+from afina.data.watch import seen
 
 DELIMITERS = ",\t;|"
 BATCH = 256
@@ -144,6 +145,7 @@ def read_arrow(path: Path, kind: str) -> Records:
     row = 0
     try:
         for batch in _batches(path, kind):
+            seen(batch.nbytes)
             for value in _values(batch):
                 row += 1
                 yield Fault("not_utf8", _bad_cell(row), row) if value is None else Record(row, None, value)

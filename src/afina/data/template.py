@@ -96,11 +96,18 @@ class _Whole:
     offsets: list[Span]
 
 
+def has_template(folder: Path) -> bool | None:
+    """Whether the model in `folder` brings a chat template; None where it has no tokenizer to ask. Loads nothing large."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    return find_template(folder, _json(folder / "tokenizer_config.json")) is not None
+
+
 class ChatTokenizer:
     """The tokenizer and chat template of one model.
 
     has_template: the model brings a template of its own; source: the template in use, as Hugging Face's tools read it;
-    stop_ids: the tokens that end an answer.
+    stop_ids: the tokens that end an answer; origin: what `load` was given, so that another process can load the same.
     """
 
     def __init__(self, tokenizer: Tokenizer, source: str, tokens: dict[str, str], **known: Any) -> None:
@@ -109,7 +116,7 @@ class ChatTokenizer:
         self._adds_bos = bool(known.get("adds_bos"))
         self.has_template: bool = bool(known.get("has_template"))
         self.source = source
-        self._origin: tuple[Path, str, datetime | None] | None = None
+        self.origin: tuple[Path, str, datetime | None] | None = None
         self._template = Template(source, tokens, known.get("now"))
         added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
         self._marks = {text for text in added | {tokens.get("eos_token", "")} if text.strip()} - {
@@ -149,14 +156,8 @@ class ChatTokenizer:
         loaded = cls(
             tokenizer, source, tokens, adds_bos=adds_bos, has_template=own is not None, now=now, stop_ids=stops
         )  # fmt: skip
-        loaded._origin = (folder, chat_template, now)
+        loaded.origin = (folder, chat_template, now)
         return loaded
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Handed to another process, it is loaded there once more."""
-        if self._origin is None:
-            raise TypeError("only a tokenizer that was loaded from a folder can be handed to another process")
-        return ChatTokenizer.load, self._origin
 
     # ------------------------------------------------------------------ what others call
 
@@ -287,9 +288,8 @@ class ChatTokenizer:
 
     def _write(self, messages: list[Said], tools: Any) -> tuple[str, list[tuple[Span, Said]]]:
         """The conversation's text, and where in it each answer stands, from its first character to its end-of-turn token."""
-        messages = self._acceptable(messages, tools)
+        messages, text = self._acceptable(messages, tools)
         plain = [message.as_dict() for message in messages]
-        text = self._template.render(plain, tools=tools)
         spans: list[tuple[Span, Said]] = []
         for index, message in enumerate(messages):
             if message.role == "assistant":
@@ -336,9 +336,9 @@ class ChatTokenizer:
                 return rest + length
         return end
 
-    def _acceptable(self, messages: list[Said], tools: Any = None, answer: bool = False) -> list[Said]:
+    def _acceptable(self, messages: list[Said], tools: Any = None, answer: bool = False) -> tuple[list[Said], str]:
         """The messages in the first form that the template takes without losing anything (Gemma's, for one, has no
-        system role)."""
+        system role), and their text."""
         refused = ""
         for form in forms(messages):
             try:
@@ -347,7 +347,7 @@ class ChatTokenizer:
                 refused = refused or error.message or ""
                 continue
             if all(message.fits(text) for message in form):
-                return form
+                return form, text
         raise AfinaError(
             Problem(
                 "template_refused",
@@ -358,8 +358,7 @@ class ChatTokenizer:
         )
 
     def _render(self, messages: list[Said], answer: bool) -> str:
-        messages = self._acceptable(messages, answer=answer)
-        return self._template.render([message.as_dict() for message in messages], answer=answer)
+        return self._acceptable(messages, answer=answer)[1]
 
     def _tokenise(self, text: str) -> tuple[list[int], list[Span]]:
         encoding = self._tokenizer.encode(text, add_special_tokens=False)

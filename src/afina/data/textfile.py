@@ -18,6 +18,7 @@ from typing import IO, Any, Literal, cast
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.data.faults import Fault, Unreadable
+from afina.data.watch import Meter
 
 HEAD = 256 * 1024
 MAX_ROW = 16 * 1024 * 1024
@@ -110,7 +111,9 @@ class _Guarded(io.RawIOBase):
         super().__init__()
         self._limit = None if compression is None else max(FREE, MAX_RATIO * path.stat().st_size)
         self._count = 0
-        self._under: IO[bytes] = _decompressed(path, compression)
+        self._raw = path.open("rb", buffering=0)
+        self._meter = Meter(self._raw)
+        self._under: IO[bytes] = _decompressed(self._raw, compression)
 
     def readable(self) -> bool:
         return True
@@ -123,14 +126,16 @@ class _Guarded(io.RawIOBase):
             message = say(N_("The file cannot be read to its end: {reason}."), reason=reason)
             raise Unreadable(Fault("bad_archive", message)) from None
         self._count += len(data)
+        self._meter.look()
         if self._limit is not None and self._count > self._limit:
             raise Unreadable(_bomb(self._limit))
         buffer[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
-        if not self.closed and hasattr(self, "_under"):
-            self._under.close()
+        for file in (getattr(self, "_under", None), getattr(self, "_raw", None)):
+            if file is not None:
+                file.close()
         super().close()
 
 
@@ -146,14 +151,14 @@ def _promised(path: Path) -> int:
         return int.from_bytes(file.read(4), "little")
 
 
-def _decompressed(path: Path, compression: Compression | None) -> IO[bytes]:
+def _decompressed(raw: io.FileIO, compression: Compression | None) -> IO[bytes]:
     if compression == "gzip":
-        return cast(IO[bytes], gzip.open(path, "rb"))
+        return cast(IO[bytes], gzip.open(raw, "rb"))
     if compression == "zstd":
         import pyarrow
 
-        return cast(IO[bytes], pyarrow.CompressedInputStream(str(path), "zstd"))
-    return path.open("rb", buffering=0)
+        return cast(IO[bytes], pyarrow.CompressedInputStream(raw, "zstd"))
+    return raw
 
 
 def lines(file: IO[str], limit: int = MAX_ROW) -> Iterator[tuple[int, str, bool]]:

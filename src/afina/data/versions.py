@@ -19,7 +19,7 @@ from afina.core.files import read_json, write_json
 from afina.core.locks import FileLock
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined
-from afina.data import blocks, store
+from afina.data import blocks, store, watch
 from afina.data.cache import content
 from afina.data.mapping import read_as_remembered, remembered
 
@@ -236,7 +236,10 @@ def _long(home: Home, name: str) -> Path:
 def _changing(home: Home) -> Iterator[None]:
     """One change at a time. Raises AfinaError `dataset_busy` when another takes too long."""
     lock = FileLock(home.state / "datasets.lock")
-    if not lock.acquire(PATIENCE):
+    until = time.monotonic() + PATIENCE
+    while not (held := lock.acquire(watch.PATIENCE)) and time.monotonic() < until:
+        watch.seen(0)
+    if not held:
         message = say(N_("Another change of a dataset is under way."))
         raise AfinaError(Problem("dataset_busy", message, say(N_("Try again in a moment."))), "conflict")
     try:

@@ -5,6 +5,8 @@ Nothing here or beneath imports torch: models answer in processes of their own (
 
 from __future__ import annotations
 
+import threading
+
 from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -14,7 +16,7 @@ from afina.core.paths import Home
 from afina.web import api, errors, live, login, openai, pages, reference
 from afina.web.access import Access
 from afina.web.compress import Compress
-from afina.web.lifespan import lifespan
+from afina.web.lifespan import UntilStopped, lifespan
 from afina.web.security import Guard
 from afina.web.settings import ServerSettings
 from afina.web.static import StaticFiles
@@ -27,13 +29,14 @@ class Application(FastAPI):
 
     def build_middleware_stack(self) -> ASGIApp:
         """The guard outside, then compression, then FastAPI's own."""
-        return Guard(Compress(super().build_middleware_stack()), self.state.access, self.state.settings)
+        inside = UntilStopped(super().build_middleware_stack(), self.state.stop)
+        return Guard(Compress(inside), self.state.access, self.state.settings)
 
 
 def create_app(home: Home, settings: ServerSettings | None = None) -> FastAPI:
     """The application for one home folder; nothing is started before its lifespan begins.
 
-    `app.state` holds home, settings, access and static from the beginning, hub and chat during the lifespan.
+    `app.state` holds home, settings, access, static and stop from the beginning, hub and chat during the lifespan.
     """
     app = Application(
         title="Afina",
@@ -48,6 +51,7 @@ def create_app(home: Home, settings: ServerSettings | None = None) -> FastAPI:
     app.state.settings = settings or ServerSettings()
     app.state.access = Access(home, app.state.settings.token)
     app.state.static = StaticFiles()
+    app.state.stop = threading.Event()
     errors.install(app)
     for router in ROUTERS:
         app.include_router(router)

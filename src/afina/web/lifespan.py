@@ -8,10 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from afina import actions
 from afina.chat.pool import ChatPool
+from afina.core.errors import AfinaError
 from afina.core.paths import Home
+from afina.data import watch
 from afina.runs.supervisor import Supervisor
 from afina.web.follow import Hub
 from afina.web.settings import ServerSettings
@@ -25,7 +28,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Start all of it, and end all of it but the runs, which go on by themselves."""
     home: Home = app.state.home
     settings: ServerSettings = app.state.settings
-    stop = threading.Event()
+    stop: threading.Event = app.state.stop
+    stop.clear()
     app.state.hub = Hub(home)
     app.state.chat = ChatPool(settings.chat_models, settings.chat_idle_seconds)
     threads = [
@@ -46,6 +50,24 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _keep_house(home: Home, pool: ChatPool, stop: threading.Event) -> None:
-    while not stop.wait(HOUSEKEEPING):
-        pool.sweep()
-        actions.refresh_datasets(home)
+    with watch.until(stop):
+        while not stop.wait(HOUSEKEEPING):
+            pool.sweep()
+            try:
+                actions.refresh_datasets(home)
+            except AfinaError:
+                if not stop.is_set():  # a look that was ended in the middle
+                    raise
+
+
+class UntilStopped:
+    """ASGI middleware: whatever reads a large file for an answer ends with the server, for nobody waits for it then."""
+
+    def __init__(self, app: ASGIApp, stop: threading.Event) -> None:
+        self.app = app
+        self._stop = stop
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on."""
+        with watch.until(self._stop):
+            await self.app(scope, receive, send)

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 import webbrowser
 from collections.abc import Callable, Iterable
+from types import FrameType
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
@@ -86,7 +87,12 @@ def _run(
     address = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else shown}:{port}"  # noqa: S104 - compared only
 
     class Server(uvicorn.Server):
-        """uvicorn's, saying when it answers."""
+        """uvicorn's, saying when it answers; looks through large files end as soon as it is asked to stop."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """End what nobody will wait for, then as usual."""
+            app.state.stop.set()
+            super().handle_exit(sig, frame)
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Start, then announce."""

@@ -14,6 +14,20 @@ from torch import Tensor
 
 from afina.engine.native.build import library
 
+__all__ = [
+    "attend",
+    "attend_backward",
+    "cross_entropy",
+    "gated",
+    "gated_backward",
+    "library",
+    "norm",
+    "norm_backward",
+    "norm_scale_gradient",
+    "rotate",
+    "serves",
+    "serves_heads",
+]
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 

@@ -25,6 +25,8 @@ from afina.web.api.records import (
     EditRow,
     FixRequest,
     GoTo,
+    HubGiven,
+    LookProgress,
     PreviewRecord,
     RemoveRows,
     ReportRecord,
@@ -83,12 +85,25 @@ def written(request: Request, given: WrittenDataset) -> DatasetInfo:
     return actions.write_dataset(request.app.state.home, given.name, given.text)
 
 
+@router.post("/hub", status_code=201)
+def from_hub(request: Request, given: HubGiven) -> DatasetInfo:
+    """Bring a dataset of the hub into the datasets folder. Needs a network unless it is here already."""
+    return actions.bring_dataset(request.app.state.home, given.id)
+
+
 @router.get("/{name}")
 def get(request: Request, name: str) -> DatasetDetail:
     """One dataset, with the report on everything that is wrong with it."""
     info, report = actions.dataset(request.app.state.home, name)
     said = ReportRecord.model_validate(report.as_json(speaker(request).write))
     return DatasetDetail(**info.model_dump(), report=said)
+
+
+@router.get("/{name}/progress")
+def progress(request: Request, name: str) -> LookProgress | None:
+    """How far the look through a large file is that is under way; null when none is."""
+    found = actions.look_progress(request.app.state.home, name)
+    return None if found is None else LookProgress(done=found[0], total=found[1])
 
 
 Problem = Annotated[str | None, Query(max_length=60, description="Only rows with this code.")]

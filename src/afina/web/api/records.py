@@ -201,6 +201,13 @@ class DatasetDetail(DatasetInfo):
     report: ReportRecord
 
 
+class LookProgress(BaseModel):
+    """How far a look through a dataset's file is, in bytes."""
+
+    done: int
+    total: int
+
+
 class Deleted(BaseModel):
     """It is gone."""
 
@@ -228,14 +235,28 @@ class FixRequest(Given):
     )
 
 
-class RowGiven(Given):
-    """A row: a conversation or a text."""
+Messages = Annotated[list[dict[str, Any]], Field(max_length=10_000)]
 
-    messages: list[dict[str, Any]] | None = Field(default=None, max_length=10_000)
+
+class HubGiven(Given):
+    """A dataset of the hub: `owner/name`, or with a split `owner/name:train`."""
+
+    id: str = Field(min_length=1, max_length=300)
+
+
+class RowGiven(Given):
+    """A row: a conversation, a text, or a preference (`prompt`, `chosen`, `rejected`)."""
+
+    messages: Messages | None = None
     text: Text | None = None
+    prompt: Messages | None = None
+    chosen: Messages | None = None
+    rejected: Messages | None = None
 
     def content(self) -> dict[str, Any]:
         """What was given, as a plain object."""
+        if self.chosen is not None or self.rejected is not None:
+            return {"prompt": self.prompt or [], "chosen": self.chosen, "rejected": self.rejected}
         return {"text": self.text} if self.text is not None else {"messages": self.messages}
 
 

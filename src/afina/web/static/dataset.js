@@ -1,7 +1,7 @@
 // The page of one dataset: report, rows and history come as parts, because looking through a big file takes a while.
 // Whatever changes the dataset makes a new version; afterwards all three are asked for again.
 
-import { $, $$, CallError, call, confirmDialog, el, icon, memory, number, settle, showProblems, t, toast } from "./kit.js";
+import { $, $$, CallError, call, confirmDialog, el, icon, memory, number, percent, settle, showProblems, t, toast, write } from "./kit.js";
 import { deleting, refresh } from "./parts.js";
 
 const root = $("#dataset");
@@ -48,8 +48,29 @@ function offerProblems() {
   problem.replaceChildren(problem.options[0], ...found);
 }
 
+/** While the file is looked through, say how far that is. Resolves to a function that ends it. */
+function tellProgress() {
+  const line = el("p", { class: "small muted num", role: "status" });
+  const timer = setInterval(async () => {
+    try {
+      const at = await call("GET", `${address}/progress`);
+      if (!at || !report.hasAttribute("aria-busy")) return;
+      const box = $("section", report) ?? report;
+      const head = $(":scope > h2", box);
+      if (!line.isConnected) head ? head.after(line) : box.prepend(line);
+      write(line, t("report.looking", { percent: percent(at.total ? at.done / at.total : 0) }));
+    } catch (error) {
+      if (!(error instanceof CallError)) throw error; // the look itself will say what is wrong
+    }
+  }, 700);
+  return () => { clearInterval(timer); line.remove(); };
+}
+
 async function showReport() {
-  if (!await show(report, withLength(new URLSearchParams()), "report.failed")) return;
+  const end = tellProgress();
+  const shown = await show(report, withLength(new URLSearchParams()), "report.failed");
+  end();
+  if (!shown) return;
   $("#train").hidden = Number($("[data-errors]", report).dataset.errors) > 0;
   offerProblems();
   await showLengths();

@@ -29,10 +29,10 @@ function line(name, size) {
   return {
     node, stop, state, bar,
     end(text, ...more) { stop.remove(); bar.remove(); write(state, text); below.replaceChildren(...more); },
-    failed(problems) {
-      this.end(t("upload.failed"), problemList(problems));
+    failed(problems, words = t("upload.failed")) {
+      this.end(words, problemList(problems));
       node.classList.add("bad");
-      node.setAttribute("role", "alert");
+      below.setAttribute("role", "alert");
     },
     /** `errors` are the groups of the report that block training. */
     done(info, errors) {
@@ -106,6 +106,27 @@ function add(given) {
   work();
 }
 
+$("#hub").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const field = $("#hub-id");
+  const id = field.value.trim();
+  if (!id) return;
+  const shown = line(id, null);
+  shown.bar.removeAttribute("value");
+  shown.stop.remove();
+  write(shown.state, t("hub.working"));
+  shown.node.scrollIntoView({ block: "nearest" });
+  field.value = "";
+  try {
+    const info = await call("POST", "datasets/hub", { id });
+    shown.done(info, await errorsOf(info));
+    await look();
+  } catch (error) {
+    if (!(error instanceof CallError)) throw error;
+    shown.failed(error.problems, t("hub.failed"));
+    field.value = id;
+  }
+});
 document.addEventListener("click", (event) => { if (event.target.closest("[data-upload]")) files.click(); });
 files.addEventListener("change", () => { add([...files.files]); files.value = ""; });
 $("#uploads-close").addEventListener("click", () => {

@@ -16,21 +16,39 @@ function turnFields(turn) {
   return node;
 }
 
-/** A form for `row` ({turns} or {text}); `save(content)` sends it, `close()` puts things back. */
+const emptyTurn = (role) => ({ role, content: "" });
+const values = (list) => $$(".edit-turn", list).map((item) => item.value());
+
+/** Fields for the turns of one part of a row, with a heading where a row has several parts. */
+const part = (turns, title) => el("div", { class: "stack tight", role: title ? "group" : null, "aria-label": title ?? null },
+  title ? el("p", { class: "small muted" }, title) : null, turns.map(turnFields));
+
+/** The fields of a row and what they say: a text, a conversation, or what comes before two answers and the answers. */
+function fields(row) {
+  if (typeof row.text === "string") {
+    const area = el("textarea", { rows: 8, "aria-label": t("text") }, row.text);
+    return { nodes: [area], content: () => ({ text: area.value }) };
+  }
+  const turns = part(row.turns?.length || row.chosen ? row.turns ?? [] : [emptyTurn("user"), emptyTurn("assistant")], row.chosen ? t("before") : null);
+  if (!row.chosen) return { nodes: [turns], turns, content: () => ({ messages: values(turns) }) };
+  const chosen = part(row.chosen, t("chosen"));
+  const rejected = part(row.rejected, t("rejected"));
+  return { nodes: [turns, chosen, rejected], turns, content: () => ({ prompt: values(turns), chosen: values(chosen), rejected: values(rejected) }) };
+}
+
+/** A form for `row` ({turns}, {text}, or {turns, chosen, rejected}); `save(content)` sends it, `close()` puts things back. */
 function form(legend, row, action, save, close) {
-  const isText = typeof row.text === "string";
-  const turns = row.turns?.length ? row.turns : [{ role: "user", content: "" }, { role: "assistant", content: "" }];
-  const list = el("div", { class: "stack tight" }, isText ? el("textarea", { rows: 8, "aria-label": t("text") }, row.text) : turns.map(turnFields));
-  const more = isText ? null : el("button", { class: "button quiet small", type: "button" }, icon("plus"), t("turn.add"));
+  const { nodes, turns, content } = fields(row);
+  const more = turns ? el("button", { class: "button quiet small", type: "button" }, icon("plus"), t("turn.add")) : null;
   more?.addEventListener("click", () => {
-    const last = list.lastElementChild?.value?.().role;
-    const added = turnFields({ role: last === "user" ? "assistant" : "user", content: "" });
-    list.append(added);
+    const last = turns.lastElementChild?.value?.().role;
+    const added = turnFields(emptyTurn(last === "user" ? "assistant" : "user"));
+    turns.append(added);
     $("textarea", added).focus();
   });
   const problems = el("div", {});
   const submit = el("button", { class: "button primary small", type: "submit" }, action);
-  const node = el("form", { class: "row-form", novalidate: true, "aria-label": legend }, el("p", {}, el("strong", {}, legend)), list, problems,
+  const node = el("form", { class: "row-form", novalidate: true, "aria-label": legend }, el("p", {}, el("strong", {}, legend)), nodes, problems,
     el("div", { class: "row between" }, more ?? el("span", {}), el("div", { class: "row" },
       el("button", { class: "button quiet small", type: "button", onclick: close }, t("cancel")), submit)));
   node.addEventListener("keydown", (event) => {
@@ -41,7 +59,7 @@ function form(legend, row, action, save, close) {
     event.preventDefault();
     submit.disabled = true;
     try {
-      await save(isText ? { text: $("textarea", list).value } : { messages: $$(".edit-turn", list).map((item) => item.value()) });
+      await save(content());
     } catch (error) {
       if (!(error instanceof CallError)) throw error;
       const notice = problemNotice(error.problems, t("edit.failed"));
