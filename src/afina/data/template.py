@@ -164,7 +164,7 @@ class ChatTokenizer:
     def fingerprint(self) -> str:
         """Of everything that tokens and masks depend on besides the settings of `encode`: the tokenizer's content, the
         template, the date it may print, and this program's own rules. The same on every start."""
-        whole = (self._origin[0] / TOKENIZER).read_bytes() if self._origin else self._tokenizer.to_str().encode()
+        whole = (self.origin[0] / TOKENIZER).read_bytes() if self.origin else self._tokenizer.to_str().encode()
         facts = [
             *(TOKENS, tokenizers.__version__, jinja2.__version__, hashlib.sha256(whole).hexdigest()),
             *(sorted(self._tokens.items()), self._adds_bos, self.source, self._template.dates()),
