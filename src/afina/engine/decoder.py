@@ -71,10 +71,6 @@ class Room:
         return block[:size].view(like.shape[0], width)
 
 
-def _take(room: Room | None, name: str, like: Tensor, width: int) -> Tensor | None:
-    return None if room is None else room.take(name, like, width)
-
-
 @dataclass(frozen=True)
 class Attention:
     """The attention half of a layer. post: a norm of its result before the residual sum (Gemma 2 and 3)."""
@@ -111,7 +107,7 @@ class Attention:
     def forward(self, x: Tensor, place: Place, keep: bool, room: Room | None = None) -> tuple[Tensor, Any]:
         """x (T, d) → x + attention(norm(x)), and what backward needs, in `room` where given."""
         inverse, qkv, z, raw = self._project(x, place, keep, room)
-        into = _take(room, "out", x, self.heads.widths[0])
+        into = None if room is None else room.take("out", x, self.heads.widths[0])
         out, sums = segments.attend(qkv, self.heads, place.lengths, place.looks, place.positions, into)
         y, z_out, after = _residual(x, out, self.output, self.post, keep, room)
         return y, (inverse, qkv, z, raw, out, sums, z_out, after)
@@ -128,7 +124,9 @@ class Attention:
         self, x: Tensor, place: Place, keep: bool, room: Room | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
         h, inverse = self.norm.forward(x)
-        qkv, z = self.qkv.forward(h, keep=keep, out=_take(room, "qkv", x, sum(self.heads.widths)))
+        qkv, z = self.qkv.forward(
+            h, keep=keep, out=None if room is None else room.take("qkv", x, sum(self.heads.widths))
+        )
         raw = self._norm_heads(qkv) if self.head_norms else None
         elementwise.rotate(self._turned(qkv), place.cos, place.sin)
         return inverse, qkv, z, raw
@@ -202,7 +200,9 @@ class FeedForward:
     def forward(self, x: Tensor, place: Place, keep: bool, room: Room | None = None) -> tuple[Tensor, Any]:
         """x (T, d) → x + down(act(gate) · up), and what backward needs, in `room` where given."""
         h, inverse = self.norm.forward(x)
-        gate_up, z = self.gate_up.forward(h, keep=keep, out=_take(room, "gate_up", x, sum(self.gate_up.sizes)))
+        gate_up, z = self.gate_up.forward(
+            h, keep=keep, out=None if room is None else room.take("gate_up", x, sum(self.gate_up.sizes))
+        )
         inner = elementwise.gated(gate_up, self.activation)
         y, z_down, after = _residual(x, inner, self.down, self.post, keep, room)
         return y, (inverse, gate_up, z, z_down, after)
@@ -229,7 +229,7 @@ def _residual(
     x: Tensor, inner: Tensor, last: Projection, post: Norm | None, keep: bool, room: Room | None = None
 ) -> tuple[Tensor, Any, Any]:
     """x + [post](last(inner)); with what backward needs: z, and the result before its norm with its 1 / rms."""
-    into = _take(room, "y", x, x.shape[1])
+    into = None if room is None else room.take("y", x, x.shape[1])
     if post is None:
         y, z = last.forward(inner, add=x, keep=keep, out=into)
         return y, z, None
