@@ -140,8 +140,20 @@ def install(kind: str) -> None:
     code, output = run_with_progress(command)
     if code != 0:
         raise SetupError(explain_install(output))
+    compile_kernels()
     kinds = ["run", kind] if kind != "run" else ["run"]
     STAMP.write_text(json.dumps({"sha256": wanted, "kinds": kinds}))
+
+
+def compile_kernels() -> None:
+    """Let the machine's C compiler make the engine's kernels; say what it costs where there is none."""
+    step("the engine's kernels")
+    code = "import sys; from afina.engine.native.build import library; sys.exit(library() is None)"
+    if subprocess.run([str(PYTHON), "-c", code], capture_output=True).returncode != 0:
+        print(
+            "  There is no C compiler with OpenMP, so training will take about one and a half times as long.\n"
+            "  On Debian or Ubuntu: sudo apt install gcc. The next run of Afina then uses it by itself."
+        )
 
 
 def run_with_progress(command: list) -> tuple:

@@ -87,3 +87,18 @@ def test_a_prepared_checkout_is_ready_again_in_seconds(starter: Path, tmp_path: 
     assert "Ready" in done.stdout
     assert (tmp_path / "home" / "models" / starter.name / "model.safetensors").exists()
     assert json.loads((tmp_path / "home" / ".state" / "samples.json").read_text())
+
+
+def test_without_a_compiler_setup_says_what_that_costs(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "PYTHON", Path(sys.executable))
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path))
+    run.compile_kernels()
+    assert "no C compiler" not in capsys.readouterr().out
+    assert list((tmp_path / "kernels").iterdir())
+    monkeypatch.setenv("AFINA_CACHE", str(tmp_path / "other"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    run.compile_kernels()
+    assert "sudo apt install gcc" in capsys.readouterr().out

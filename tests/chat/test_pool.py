@@ -121,7 +121,7 @@ def test_too_long_a_conversation_is_explained(pool: ChatPool, tiny_model: Path) 
 def test_a_killed_worker_is_explained_and_replaced(pool: ChatPool, endless: Path) -> None:
     answer = pool.answer(Loadable(endless), LONG)
     assert next(piece for piece in answer if "text" in piece)
-    os.kill(pool.loaded()[0].pid, signal.SIGKILL)
+    os.kill(next(item.pid for item in pool.loaded() if item.model.model == endless), signal.SIGKILL)
     problem = list(answer)[-1]["error"]
     assert problem["code"] == "chat_killed"
     assert list(pool.answer(Loadable(endless), SHORT))[-1]["done"]
