@@ -16,7 +16,7 @@ from torch import Tensor
 from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
-from afina.engine.segments import Heads
+from afina.engine.segments import Heads, Look
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
 formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -123,6 +123,23 @@ def test_attention(both: Any, dtype: torch.dtype, window: int | None, size: int,
     ours, twins = both(lambda: segments.attend(qkv, heads, lengths))
     check(ours, twins, dtype)
     check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, lengths)), dtype)
+
+
+@formats
+@pytest.mark.parametrize("window", [None, 120])
+@pytest.mark.parametrize("shared", [5, 64, 100])
+def test_looking_back(both: Any, dtype: torch.dtype, window: int | None, shared: int) -> None:
+    """Three examples behind what they share, the last two behind more of it: one look within the other."""
+    heads = Heads(6, 2, 32, 0.2, window)
+    lengths = (shared, 30, 10, 70)
+    total = sum(lengths)
+    looks = [Look(shared, total, 0, shared), Look(shared + 40, total, shared + 30, shared + 40)]
+    begins = (0, shared, shared, shared + 10)
+    positions = torch.cat([torch.arange(n) + begin for n, begin in zip(lengths, begins, strict=True)])
+    qkv, d_out = numbers(total, sum(heads.widths), dtype=dtype), numbers(total, heads.widths[0], dtype=dtype)
+    ours, twins = both(lambda: segments.attend(qkv, heads, lengths, looks, positions))
+    check(ours, twins, dtype)
+    check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, lengths, looks, positions)), dtype)
 
 
 @formats

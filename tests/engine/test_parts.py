@@ -158,8 +158,11 @@ def test_a_watch_survives_a_checkpoint() -> None:
 
 
 def test_layout_follows_the_memory() -> None:
-    config = SimpleNamespace(hidden_size=576, num_hidden_layers=30)
+    config = SimpleNamespace(
+        hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, intermediate_size=1536
+    )
     shape = {
+        "path": "packed",
         "weights": 135_000_000 * 4,
         "trainable": 5_000_000,
         "width": 4,
@@ -175,6 +178,9 @@ def test_layout_follows_the_memory() -> None:
     assert tight.expected < 6 << 30
     assert (tiny.tokens_per_row >= 700, tiny.checkpointing) == (True, True)
     assert memory.lay_out(config, **shape, free=32 << 30, switch="on").checkpointing
+    fast = memory.lay_out(config, **{**shape, "path": "fast"}, free=6 << 30, switch="auto")
+    assert (fast.tokens_per_row, fast.checkpointing) == (2048, False), "layers computed here keep less"
+    assert fast.expected < tight.expected
     assert not memory.lay_out(config, **shape, free=3 << 30, switch="off").checkpointing
 
 

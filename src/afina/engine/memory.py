@@ -15,9 +15,11 @@ import numpy as np
 from afina.engine.device import MOST_TOKENS
 
 KEPT_PER_LAYER = 34
-"""Values kept for backward per token and layer, as a multiple of the hidden size (measured on Llama's: 27)."""
+"""Values kept for backward per token and layer by transformers' own layers, as a multiple of the hidden size (measured on
+Llama's: 27). Layers computed here keep what `_kept` counts, about 10 times."""
 
-PROGRAM = 600_000_000
+PROGRAM = 900_000_000
+"""Python, PyTorch, products compiled for their shapes, and holes of the heap (measured: 0.7 to 0.9 GB)."""
 HEAD_SCORES = 3 * 4 * 24_000_000
 
 
@@ -65,19 +67,31 @@ def lay_out(
     free: int,
     device: str,
     switch: str,
+    path: str,
 ) -> Layout:
     """Choose the layout of a step for a model of `config` (transformers' text config).
 
-    weights: their bytes, however many bits each has; width: bytes of a number that is computed with; longest: tokens of the longest example, which is never split; step: tokens of a usual
-    step; free: bytes available; switch: "auto", "on" or "off" for activation checkpointing.
+    weights: their bytes, however many bits each has; width: bytes of a number that is computed with; longest: tokens of the
+    longest example, which is never split; step: tokens of a usual step; free: bytes available; switch: "auto", "on" or "off"
+    for activation checkpointing; path: which of the ways of computing (`model.py`).
     """
     fixed = weights + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    keep = KEPT_PER_LAYER * hidden * layers * width
-    again = hidden * layers * width + KEPT_PER_LAYER * hidden * width
+    kept = _kept(config) if path == "fast" else KEPT_PER_LAYER * hidden
+    keep = (layers + 1) * kept * width  # and what the backward of a layer needs for itself
+    again = hidden * layers * width + 2 * kept * width
     most = min(MOST_TOKENS[device], max(longest, step))
     room = int(0.8 * free) - fixed
     checkpointing = switch == "on" or (switch == "auto" and room < keep * longest)
     cost = again if checkpointing else keep
     tokens = max(longest, min(most, room // cost if room > 0 else 0))
     return Layout(tokens, checkpointing, fixed + cost * tokens)
+
+
+def _kept(config: Any) -> int:
+    """Values that a layer computed here keeps per token (`decoder.py`): its two inputs, what attention projects and finds,
+    gates and ups, and a few hundred beside."""
+    hidden, heads = int(config.hidden_size), int(config.num_attention_heads)
+    keys = int(getattr(config, "num_key_value_heads", None) or heads)
+    size = int(getattr(config, "head_dim", None) or hidden // heads)
+    return 2 * hidden + 2 * (heads + keys) * size + 2 * int(config.intermediate_size) + 256

@@ -81,7 +81,10 @@ def attend(
         sums = _attend(qkv, heads, lengths, out)
     if positions is not None:
         for look in looks:
-            _look_back(qkv, heads, look, positions, split_heads(out, heads.size), sums)
+            if _compiled(qkv, heads) and not _is_far(look, positions, heads.window):
+                native.look(qkv, out, sums, look, *heads.shape, heads.scaling)
+            else:
+                _look_back(qkv, heads, look, positions, split_heads(out, heads.size), sums)
     return out, sums
 
 
@@ -114,8 +117,8 @@ def attend_backward(
     positions: Tensor | None = None,
 ) -> Tensor:
     """The gradient of `qkv` from that of the output; scores are computed again, not kept."""
-    inner = None
-    if _compiled(qkv, heads) and native.serves(d_out, out, qkv):
+    inner, compiled = None, _compiled(qkv, heads) and native.serves(qkv, d_out, out)
+    if compiled:
         d_qkv = native.attend_backward(d_out, qkv, out, sums, lengths, *heads.shape, heads.scaling, heads.window)
     else:
         d_qkv, inner = torch.empty_like(qkv), _inner(d_out, out, heads)
@@ -123,9 +126,12 @@ def attend_backward(
             rows = slice(start, start + length)
             _backward(d_out[rows], qkv[rows], sums[:, rows], inner[rows], heads, d_qkv[rows])
     if looks and positions is not None:
-        inner = _inner(d_out, out, heads) if inner is None else inner
         for look in looks:
-            _look_back_backward(d_out, qkv, sums, inner, heads, look, positions, d_qkv)
+            if compiled and not _is_far(look, positions, heads.window):
+                native.look_backward(d_out, qkv, out, sums, d_qkv, look, *heads.shape, heads.scaling)
+            else:
+                inner = _inner(d_out, out, heads) if inner is None else inner
+                _look_back_backward(d_out, qkv, sums, inner, heads, look, positions, d_qkv)
     return d_qkv
 
 

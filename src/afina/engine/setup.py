@@ -150,7 +150,7 @@ def prepare(job: Job) -> Iterator[Event | Ready]:
         )
         yield Warn("reference_path", say(text, kind=config.model_type))
     trained = optim.Trained((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
-    layout = _layout(job, config, model, trained, train, dtype, device)
+    layout = _layout(job, config, network, trained, train, dtype)
     if layout.checkpointing:
         network.checkpoint_activations()
     saving = _saving(spec, order, train, layout)
@@ -243,24 +243,24 @@ def _precision(job: Job, config: Any, device: torch.device) -> tuple[torch.dtype
 def _layout(
     job: Job,
     config: Any,
-    model: Any,
+    network: models.Network,
     trained: optim.Trained,
     train: Items,
     dtype: torch.dtype,
-    device: torch.device,
 ) -> memory.Layout:
     spec = job.spec
-    free = devices.free_memory(device)
+    free = devices.free_memory(network.device)
     return memory.lay_out(
         config,
-        weights=sum(weight.nbytes for weight in model.parameters()),
+        weights=sum(weight.nbytes for weight in network.model.parameters()),
         trainable=trained.count(),
         width=2 if dtype == torch.bfloat16 else 4,
         longest=int(train.lengths.max()),
         step=math.ceil(int(train.lengths.sum()) / len(train) * spec.examples_per_step),
         free=free if job.memory_limit is None else min(free, job.memory_limit),
-        device=device.type,
+        device=network.device.type,
         switch=spec.activation_checkpointing,
+        path=network.path,
     )
 
 

@@ -21,6 +21,8 @@ __all__ = [
     "gated",
     "gated_backward",
     "library",
+    "look",
+    "look_backward",
     "norm",
     "norm_backward",
     "norm_scale_gradient",
@@ -118,6 +120,22 @@ def attend_backward(
     shape = (queries, keys, size)
     _call("attend_backward", qkv, d_out, qkv, out, sums, d_qkv, starts, len(lengths), *shape, scaling, window or 0)
     return d_qkv
+
+
+def look(
+    qkv: Tensor, out: Tensor, sums: Tensor, span: tuple[int, int, int, int], queries: int, keys: int, size: int,
+    scaling: float,
+) -> None:  # fmt: skip
+    """Mix what the rows [first, end) find at the keys of the rows [start, stop) into `out` and `sums`; span: those four."""
+    _call("look", qkv, qkv, out, sums, qkv.shape[0], *span, queries, keys, size, scaling)
+
+
+def look_backward(
+    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, d_qkv: Tensor, span: tuple[int, int, int, int], queries: int,
+    keys: int, size: int, scaling: float,
+) -> None:  # fmt: skip
+    """Add the gradients that flow through such a look to `d_qkv`."""
+    _call("look_backward", qkv, d_out, qkv, out, sums, d_qkv, qkv.shape[0], *span, queries, keys, size, scaling)
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:

@@ -114,6 +114,44 @@ static void list_tiles(const int32_t *starts, long examples, int32_t *work) {
         }
 }
 
+/* Scores of a query with the keys [begin, end) of a tile become weights, nothing elsewhere; what was weighed before, the
+ * `answer` so far and the `sum` of its weights, is brought to the new highest score. */
+static void weigh(float *row, long begin, long end, float scaling, float *most, float *sum, float *answer, long size) {
+    if (end <= begin) {
+        memset(row, 0, TILE * 4);
+        return;
+    }
+    float high = *most, total = 0.0f;
+#pragma omp simd
+    for (long j = 0; j < TILE; j++) row[j] *= scaling;
+    for (long j = 0; j < begin; j++) row[j] = NOTHING;
+    for (long j = end; j < TILE; j++) row[j] = NOTHING;
+#pragma omp simd reduction(max : high)
+    for (long j = 0; j < TILE; j++) high = row[j] > high ? row[j] : high;
+#pragma omp simd reduction(+ : total)
+    for (long j = 0; j < TILE; j++) {
+        row[j] = exponential(row[j] - high);
+        total += row[j];
+    }
+    float before = exponential(*most - high);
+    *most = high;
+    *sum = *sum * before + total;
+    if (before != 1.0f)
+#pragma omp simd
+        for (long j = 0; j < size; j++) answer[j] *= before;
+}
+
+/* Scores of a query and the gradients of its weights become weights and the gradients of scores. */
+static void pull(float *weights, float *change, long begin, long end, float scaling, float shift, float mean) {
+#pragma omp simd
+    for (long j = 0; j < TILE; j++) {
+        weights[j] = exponential(weights[j] * scaling - shift);
+        change[j] = weights[j] * (change[j] - mean) * scaling;
+    }
+    for (long j = 0; j < begin; j++) weights[j] = change[j] = 0.0f;
+    for (long j = end; j < TILE; j++) weights[j] = change[j] = 0.0f;
+}
+
 /* Numbers in a register: heads must have a multiple of that. */
 long lanes_of(void) { return LANES; }
 

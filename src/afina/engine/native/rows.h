@@ -146,16 +146,19 @@ int NAME(rotate)(NUMBER *x, const NUMBER *cosine, const NUMBER *sine, long rows,
  * cap(x) = softcap · tanh(x / softcap), nothing where softcap is 0. */
 int NAME(cross_entropy)(NUMBER *scores, const int64_t *targets, float *losses, long rows, long width, float scale,
                          float softcap, int gradient) {
+    int failed = 0;
 #pragma omp parallel
     {
         float *weights = malloc((size_t)width * 4), *slopes = softcap ? malloc((size_t)width * 4) : 0;
+        int able = weights && (!softcap || slopes);
+        if (!able) {
+#pragma omp atomic write
+            failed = 1;
+        }
 #pragma omp for schedule(static)
         for (long row = 0; row < rows; row++) {
             NUMBER *own = scores + row * width;
-            if (!weights || (softcap && !slopes)) {
-                losses[row] = NAN;
-                continue;
-            }
+            if (!able) continue;
             float most = -INFINITY, sum = 0.0f, wanted;
             if (softcap) {
 #pragma omp simd
@@ -196,5 +199,5 @@ int NAME(cross_entropy)(NUMBER *scores, const int64_t *targets, float *losses, l
         free(weights);
         free(slopes);
     }
-    return 0;
+    return failed;
 }

@@ -77,30 +77,9 @@ int NAME(attend)(const NUMBER *qkv, NUMBER *out, float *sums, const int32_t *sta
                     const float *across = packs + ((tile - (first - key) / TILE) * keys + own / group) * 2 * TILE * size;
                     product(count, TILE, size, q, size, 1, across, TILE, score, TILE, 0);
                     for (long i = 0; i < count; i++) {
-                        float *row = score + i * TILE, high = most[i], total = 0.0f;
-                        long end = MIN(seen, first + i + 1 - key);
-                        long begin = window ? MAX(0, MIN(end, first + i + 1 - window - key)) : 0;
-                        if (end <= begin) {
-                            memset(row, 0, TILE * 4);
-                            continue;
-                        }
-#pragma omp simd
-                        for (long j = 0; j < TILE; j++) row[j] *= scaling;
-                        for (long j = 0; j < begin; j++) row[j] = NOTHING;
-                        for (long j = end; j < TILE; j++) row[j] = NOTHING;
-#pragma omp simd reduction(max : high)
-                        for (long j = 0; j < TILE; j++) high = row[j] > high ? row[j] : high;
-#pragma omp simd reduction(+ : total)
-                        for (long j = 0; j < TILE; j++) {
-                            row[j] = exponential(row[j] - high);
-                            total += row[j];
-                        }
-                        float before = exponential(most[i] - high);
-                        most[i] = high;
-                        sum[i] = sum[i] * before + total;
-                        if (before != 1.0f)
-#pragma omp simd
-                            for (long j = 0; j < size; j++) answer[i * size + j] *= before;
+                        long until = MIN(seen, first + i + 1 - key);
+                        long since = window ? MAX(0, MIN(until, first + i + 1 - window - key)) : 0;
+                        weigh(score + i * TILE, since, until, scaling, most + i, sum + i, answer + i * size, size);
                     }
                     product(count, size, seen, score, TILE, 1, across + TILE * size, size, answer, size, 1);
                 }
@@ -181,17 +160,10 @@ int NAME(attend_backward)(const NUMBER *d_out, const NUMBER *qkv, const NUMBER *
                         product(count, TILE, size, q + first * size, size, 1, k_across, TILE, weight, TILE, 0);
                         product(count, TILE, size, d + first * size, size, 1, v_across, TILE, change, TILE, 0);
                         for (long i = 0; i < count; i++) {
-                            float *w = weight + i * TILE, *c = change + i * TILE;
-                            long end = MIN(seen, first + i + 1 - key);
-                            long begin = window ? MAX(0, MIN(end, first + i + 1 - window - key)) : 0;
-                            float shift = norm[first + i], mean = inner[first + i];
-#pragma omp simd
-                            for (long j = 0; j < TILE; j++) {
-                                w[j] = exponential(w[j] * scaling - shift);
-                                c[j] = w[j] * (c[j] - mean) * scaling;
-                            }
-                            for (long j = 0; j < begin; j++) w[j] = c[j] = 0.0f;
-                            for (long j = end; j < TILE; j++) w[j] = c[j] = 0.0f;
+                            long until = MIN(seen, first + i + 1 - key);
+                            long since = window ? MAX(0, MIN(until, first + i + 1 - window - key)) : 0;
+                            pull(weight + i * TILE, change + i * TILE, since, until, scaling, norm[first + i],
+                                 inner[first + i]);
                         }
                         product(TILE, size, count, weight, 1, TILE, d + first * size, size, dv, size, 1);
                         product(TILE, size, count, change, 1, TILE, q + first * size, size, dk, size, 1);
@@ -226,5 +198,137 @@ int NAME(attend_backward)(const NUMBER *d_out, const NUMBER *qkv, const NUMBER *
     free(shares);
     free(work);
     free(packs);
+    return failed;
+}
+
+/* What the queries of the rows [first, end) find at the keys of the rows [start, stop), all of which they see, is mixed into
+ * out and sums, each of the two by its share of Σ e^score (the same paper, section 3.1). */
+int NAME(look)(const NUMBER *qkv, NUMBER *out, float *sums, long rows, long first, long end, long start, long stop,
+               long queries, long keys, long size, float scaling) {
+    long distance = (queries + 2 * keys) * size, group = queries / keys, tiles = (stop - start + TILE - 1) / TILE;
+    float *packs = malloc((size_t)(tiles * keys * 2 * TILE * size) * 4);
+    if (!packs) return 1;
+    int failed = 0;
+#pragma omp parallel
+    {
+        float *q = malloc((size_t)(2 * TILE * size + TILE * TILE) * 4), *answer = q + TILE * size;
+        float *score = answer + TILE * size, most[TILE], sum[TILE];
+        if (!q) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(static) collapse(2)
+        for (long tile = 0; tile < tiles; tile++)
+            for (long head = 0; head < keys; head++) {
+                const NUMBER *k = qkv + (start + tile * TILE) * distance + (queries + head) * size;
+                float *to = packs + (tile * keys + head) * 2 * TILE * size;
+                long seen = MIN(TILE, stop - start - tile * TILE);
+                NAME(take_across)(k, distance, seen, size, to);
+                NAME(take)(k + keys * size, distance, seen, size, to + TILE * size);
+            }
+#pragma omp for schedule(dynamic) collapse(2)
+        for (long row = first; row < end; row += TILE)
+            for (long own = 0; own < queries; own++) {
+                if (!q) continue;
+                long count = MIN(TILE, end - row);
+                for (long i = 0; i < TILE; i++) most[i] = NOTHING, sum[i] = 0.0f;
+                memset(answer, 0, (size_t)(TILE * size) * 4);
+                NAME(take)(qkv + row * distance + own * size, distance, count, size, q);
+                for (long tile = 0; tile < tiles; tile++) {
+                    long seen = MIN(TILE, stop - start - tile * TILE);
+                    const float *across = packs + (tile * keys + own / group) * 2 * TILE * size;
+                    product(count, TILE, size, q, size, 1, across, TILE, score, TILE, 0);
+                    for (long i = 0; i < count; i++)
+                        weigh(score + i * TILE, 0, seen, scaling, most + i, sum + i, answer + i * size, size);
+                    product(count, size, seen, score, TILE, 1, across + TILE * size, size, answer, size, 1);
+                }
+                for (long i = 0; i < count; i++) {
+                    float *norm = sums + own * rows + row + i, more = most[i] + logf(sum[i]);
+                    float high = MAX(*norm, more), whole = high + logf(expf(*norm - high) + expf(more - high));
+                    float by_own = expf(*norm - whole), by_more = expf(more - whole) / sum[i];
+                    NUMBER *to = out + ((row + i) * queries + own) * size;
+#pragma omp simd
+                    for (long j = 0; j < size; j++) to[j] = PUT(GET(to[j]) * by_own + answer[i * size + j] * by_more);
+                    *norm = whole;
+                }
+            }
+        free(q);
+    }
+    free(packs);
+    return failed;
+}
+
+/* The gradients that flow through a look are added to d_qkv. */
+int NAME(look_backward)(const NUMBER *d_out, const NUMBER *qkv, const NUMBER *out, const float *sums, NUMBER *d_qkv,
+                        long rows, long first, long end, long start, long stop, long queries, long keys, long size,
+                        float scaling) {
+    long distance = (queries + 2 * keys) * size, group = queries / keys, seen_rows = stop - start;
+    float *shares = malloc((size_t)(queries * seen_rows * 2 * size) * 4);
+    if (!shares) return 1;
+    int failed = 0;
+#pragma omp parallel
+    {
+        float *q = malloc((size_t)(TILE * size * 8 + 2 * TILE * TILE) * 4), *d = q + TILE * size;
+        float *dq = d + TILE * size, *k = dq + TILE * size, *k_across = k + TILE * size;
+        float *v_across = k_across + TILE * size, *dk = v_across + TILE * size, *dv = dk + TILE * size;
+        float *weight = dv + TILE * size, *change = weight + TILE * TILE;
+        if (!q) {
+#pragma omp atomic write
+            failed = 1;
+        }
+#pragma omp for schedule(dynamic)
+        for (long head = 0; head < queries; head++) {
+            if (!q) continue;
+            for (long key = 0; key < seen_rows; key += TILE) {
+                long seen = MIN(TILE, seen_rows - key);
+                const NUMBER *from = qkv + (start + key) * distance + (queries + head / group) * size;
+                NAME(take)(from, distance, seen, size, k);
+                NAME(take_across)(from, distance, seen, size, k_across);
+                NAME(take_across)(from + keys * size, distance, seen, size, v_across);
+                memset(dk, 0, (size_t)(2 * TILE * size) * 4);
+                for (long row = first; row < end; row += TILE) {
+                    long count = MIN(TILE, end - row);
+                    NAME(take)(qkv + row * distance + head * size, distance, count, size, q);
+                    NAME(take)(d_out + (row * queries + head) * size, queries * size, count, size, d);
+                    product(count, TILE, size, q, size, 1, k_across, TILE, weight, TILE, 0);
+                    product(count, TILE, size, d, size, 1, v_across, TILE, change, TILE, 0);
+                    for (long i = 0; i < count; i++) {
+                        const NUMBER *o = out + ((row + i) * queries + head) * size;
+                        float mean = 0.0f;
+#pragma omp simd reduction(+ : mean)
+                        for (long j = 0; j < size; j++) mean += GET(o[j]) * d[i * size + j];
+                        pull(weight + i * TILE, change + i * TILE, 0, seen, scaling, sums[head * rows + row + i], mean);
+                    }
+                    product(TILE, size, count, weight, 1, TILE, d, size, dv, size, 1);
+                    product(TILE, size, count, change, 1, TILE, q, size, dk, size, 1);
+                    product(count, size, seen, change, TILE, 1, k, size, dq, size, 0);
+                    for (long i = 0; i < count; i++) {
+                        NUMBER *to = d_qkv + (row + i) * distance + head * size;
+#pragma omp simd
+                        for (long j = 0; j < size; j++) to[j] = PUT(GET(to[j]) + dq[i * size + j]);
+                    }
+                }
+                float *share = shares + (head * seen_rows + key) * 2 * size;
+                for (long i = 0; i < seen; i++) {
+                    memcpy(share + i * 2 * size, dk + i * size, (size_t)size * 4);
+                    memcpy(share + i * 2 * size + size, dv + i * size, (size_t)size * 4);
+                }
+            }
+        }
+#pragma omp for schedule(static)
+        for (long row = 0; row < seen_rows; row++)
+            for (long head = 0; head < keys; head++)
+                for (long which = 0; which < 2; which++) {
+                    NUMBER *to = d_qkv + (start + row) * distance + (queries + which * keys + head) * size;
+                    for (long j = 0; j < size; j++) {
+                        float total = GET(to[j]);
+                        for (long member = 0; member < group; member++)
+                            total += shares[((head * group + member) * seen_rows + row) * 2 * size + which * size + j];
+                        to[j] = PUT(total);
+                    }
+                }
+        free(q);
+    }
+    free(shares);
     return failed;
 }
