@@ -18,6 +18,8 @@ enum { LANES = 8, ACROSS = 2 };
 enum { LANES = 4, ACROSS = 4 };
 #endif
 enum { DOWN = 6, TILE = 64 };
+/* Numbers that one thread is done with before a second would be awake: answers are written a token at a time. */
+enum { FEW = 1 << 15 };
 
 typedef float lanes __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 

@@ -3,7 +3,7 @@
 /* y = x · inverse · scale with inverse = 1 / √(mean(x²) + eps), which is written (given = 0) or read (given = 1). */
 int NAME(norm)(const NUMBER *x, const float *scale, float *inverse, NUMBER *y, long rows, long width, float eps,
                 int given) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
         const NUMBER *from = x + row * width;
         NUMBER *to = y + row * width;
@@ -23,7 +23,7 @@ int NAME(norm)(const NUMBER *x, const float *scale, float *inverse, NUMBER *y, l
 /* dx = (t - u · mean(t · u)) · inverse with u = x · inverse, t = dy · scale; plus `residual` where there is one. */
 int NAME(norm_backward)(const NUMBER *dy, const NUMBER *x, const float *scale, const float *inverse,
                          const NUMBER *residual, NUMBER *dx, long rows, long width) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
         const NUMBER *d = dy + row * width, *from = x + row * width;
         NUMBER *to = dx + row * width;
@@ -47,7 +47,7 @@ int NAME(norm_backward)(const NUMBER *dy, const NUMBER *x, const float *scale, c
 /* The gradient of the scale: Σ dy · x · inverse over the rows, in the order of the rows whatever the threads. */
 int NAME(norm_scale_gradient)(const NUMBER *dy, const NUMBER *x, const float *inverse, float *d_scale, long rows,
                               long width) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long begin = 0; begin < width; begin += TILE) {
         long count = MIN(TILE, width - begin);
         float sum[TILE] = {0};
@@ -77,7 +77,7 @@ static inline float NAME(slope)(float gate, int gelu) {
 
 /* inner = act(gate) · up; each row of gate_up holds `width` gates, then as many ups. */
 int NAME(gated)(const NUMBER *gate_up, NUMBER *inner, long rows, long width, int gelu) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
         const NUMBER *gate = gate_up + 2 * row * width, *up = gate + width;
         NUMBER *to = inner + row * width;
@@ -94,7 +94,7 @@ int NAME(gated)(const NUMBER *gate_up, NUMBER *inner, long rows, long width, int
 /* The gradient of gate_up from that of inner, and inner once more. */
 int NAME(gated_backward)(const NUMBER *d_inner, const NUMBER *gate_up, NUMBER *d_gate_up, NUMBER *inner, long rows,
                          long width, int gelu) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
         const NUMBER *restrict gate = gate_up + 2 * row * width, *restrict up = gate + width;
         const NUMBER *restrict d = d_inner + row * width;
@@ -126,7 +126,7 @@ int NAME(gated_backward)(const NUMBER *d_inner, const NUMBER *gate_up, NUMBER *d
 int NAME(rotate)(NUMBER *x, const NUMBER *cosine, const NUMBER *sine, long rows, long distance, long heads, long size,
                   int back) {
     long half = size / 2;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * heads * size > FEW)
     for (long row = 0; row < rows; row++) {
         const NUMBER *c = cosine + row * half, *s = sine + row * half;
         for (long head = 0; head < heads; head++) {
@@ -147,7 +147,7 @@ int NAME(rotate)(NUMBER *x, const NUMBER *cosine, const NUMBER *sine, long rows,
 int NAME(cross_entropy)(NUMBER *scores, const int64_t *targets, float *losses, long rows, long width, float scale,
                          float softcap, int gradient) {
     int failed = 0;
-#pragma omp parallel
+#pragma omp parallel if (rows * width > FEW)
     {
         float *weights = malloc((size_t)width * 4), *slopes = softcap ? malloc((size_t)width * 4) : 0;
         int able = weights && (!softcap || slopes);
