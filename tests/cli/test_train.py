@@ -88,7 +88,7 @@ def test_what_the_checks_warn_of_is_said_before_the_run(home: Home) -> None:
 
 
 def test_interrupting_stops_the_run_and_keeps_what_it_learned(home: Home) -> None:
-    process = train(home, "--max-steps", "100000", "--epochs", "1000", "--name", "long")
+    process = train(home, "--max-steps", "100000", "--epochs", "1000", "--batch-size", "1", "--name", "long")
     helpers.until(lambda: any(run.step >= 2 for run in actions.list_runs(home)), timeout=120)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

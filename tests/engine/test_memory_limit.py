@@ -93,11 +93,15 @@ def test_what_cannot_fit_fails_by_name(deep: Path, tmp_path: Path) -> None:
 
 
 def test_under_the_worker_s_own_allocator(deep: Path, tmp_path: Path) -> None:
-    """It keeps what is freed, so the limit is on what is mapped, and there before anything is computed."""
-    free = train(deep, tmp_path / "free", 0, 100, 16, 32, environment=compute_environment(1))
-    tight = train(
-        deep, tmp_path / "tight", 150, 100, 16, 32, "loading_model", "addresses", environment=compute_environment(1)
-    )
+    """It keeps what is freed, so the limit is on what is mapped, and there before anything is computed. What else is
+    mapped differs by some megabytes from start to start: the largest limit that is felt counts."""
+    environment = compute_environment(1)
+    free = train(deep, tmp_path / "free", 0, 100, 16, 32, environment=environment)
+    for megabytes in (174, 168, 162):
+        folder = tmp_path / str(megabytes)
+        tight = train(deep, folder, megabytes, 100, 16, 32, "loading_model", "addresses", environment=environment)
+        if retries(tight):
+            break
     assert not retries(free)
     assert retries(tight)
     assert tight[-1]["type"] == "finished"

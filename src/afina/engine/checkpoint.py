@@ -11,7 +11,7 @@ import errno
 import os
 import re
 import shutil
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,15 @@ class Writer:
     """Writes the checkpoints of a run beside its loop, one at a time.
 
     `begin` copies the tensors and returns; the file system is waited for in a thread. Where there is no memory for a second
-    copy, or for the thread, `begin` itself writes.
+    copy, `begin` itself writes.
     """
 
     def __init__(self, run_folder: Path) -> None:
         self._folder = run_folder / FOLDER
-        self._thread: threading.Thread | None = None
+        # the thread is there from the start: one that finds no memory to begin in is waited for without end (CPython 3.11)
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pool.submit(int).result()
+        self._writing: Future[None] | None = None
         self._saved: Saved | None = None
         self._error: Exception | None = None
 
@@ -82,23 +85,20 @@ class Writer:
         try:
             weights, rest = _copy(snapshot.weights), _copy(snapshot.optimizer)
             copied = replace(snapshot, weights=weights, optimizer=rest)
-            thread = threading.Thread(target=self._write, args=(copied,), name="checkpoint")
-            thread.start()
+            self._writing = self._pool.submit(self._write, copied)
         except (RuntimeError, MemoryError) as error:
-            if not (devices.is_out_of_memory(error) or "start new thread" in str(error)):
+            if not devices.is_out_of_memory(error):
                 raise
             weights = rest = copied = None  # type: ignore[assignment]  # what was copied so far is given back first
             self._write(snapshot)
-            return
-        self._thread = thread
 
     def finish(self, wait: bool) -> Saved | None:
         """The checkpoint begun last, once, when it is complete on disk. Raises what it failed with."""
-        if self._thread is not None:
-            if self._thread.is_alive() and not wait:
+        if self._writing is not None:
+            if not (wait or self._writing.done()):
                 return None
-            self._thread.join()
-            self._thread = None
+            self._writing.result()
+            self._writing = None
         saved, error, self._saved, self._error = self._saved, self._error, None, None
         if error is not None:
             raise error
@@ -106,8 +106,7 @@ class Writer:
 
     def close(self) -> None:
         """Wait for what is being written, and say nothing of it."""
-        if self._thread is not None:
-            self._thread.join()
+        self._pool.shutdown()
 
     def _write(self, snapshot: _Snapshot) -> None:
         try:
