@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from afina.core.compute import compute_environment
+
+SOURCES = Path(__file__).resolve().parents[1] / "src"
 
 
 def flops(config: dict[str, Any], tokens: float, learned: float, length: float, method: str) -> float:
@@ -78,3 +85,14 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def run_point(script: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """One point of `script --point SETTINGS`, in a process with a worker's environment; what it prints last."""
+    command = [sys.executable, str(script.resolve()), "--point", json.dumps(settings)]
+    environment = {**compute_environment(cores()), "PYTHONPATH": str(SOURCES)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"the point {settings} failed: {done.stderr.strip().splitlines()[-1:]}")
+    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return made

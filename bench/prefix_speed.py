@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +24,6 @@ import machine
 from results import bar_chart, save_chart
 from train_speed import MAX_LENGTH, ROOT, starter
 
-from afina.core.compute import compute_environment
 from afina.data.examples import Example, Turn
 from afina.data.readers import read
 from afina.data.template import ChatTokenizer
@@ -58,7 +56,7 @@ def main() -> None:
     for tokens in (int(part) for part in asked.prompts.split(",")):
         settings = {"model": str(model), "dataset": str(dataset), "prompt": tokens, "rounds": asked.rounds,
                     "examples": asked.examples, "precision": asked.precision}  # fmt: skip
-        made = run_point(settings)
+        made = machine.run_point(Path(__file__), settings)
         found["prompts"][tokens] = made
         print(
             f"prompt of {tokens:>4} tokens, {made['precision']}: {made['off']:6.0f} tokens/s, shared {made['on']:6.0f}: "
@@ -70,17 +68,6 @@ def main() -> None:
     save_chart(name, found, bar_chart("Tokens a second, by the length of the system prompt", bars))
     if asked.json:
         print(json.dumps(found))
-
-
-def run_point(settings: dict[str, Any]) -> dict[str, Any]:
-    """The rounds in a process with a worker's environment."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--point", json.dumps(settings)]
-    environment = {**compute_environment(machine.cores()), "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"the point {settings} failed: {done.stderr.strip().splitlines()[-1:]}")
-    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return made
 
 
 def prompt_of(chat: ChatTokenizer, tokens: int) -> str | None:

@@ -25,8 +25,6 @@ import machine
 from results import line_chart, save_chart
 from train_speed import ROOT, starter
 
-from afina.core.compute import compute_environment
-
 STEPS = 4
 """Steps of a point; the first does not count."""
 
@@ -48,7 +46,7 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine.facts(), "model": model.name, "length": {}, "rank": {}, "rows": {}}
     for name, values in (("length", asked.lengths), ("rank", asked.ranks)):
         for value in numbers(values):
-            made = run_point({"model": str(model), "length": 2048, "rank": 16, name: value})
+            made = machine.run_point(Path(__file__), {"model": str(model), "length": 2048, "rank": 16, name: value})
             found[name][value] = made
             print(
                 f"{name} {value:>8}  {made['tokens_per_second']:8.0f} tokens/s  {made['memory'] / 1e9:6.2f} GB",
@@ -77,17 +75,6 @@ def main() -> None:
 def numbers(text: str) -> list[int]:
     """The numbers between commas."""
     return [int(part) for part in text.split(",") if part]
-
-
-def run_point(settings: dict[str, Any]) -> dict[str, Any]:
-    """A few steps in a process with a worker's environment."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--point", json.dumps(settings)]
-    environment = {**compute_environment(machine.cores()), "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"the point {settings} failed: {done.stderr.strip().splitlines()[-1:]}")
-    made: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return made
 
 
 def point(settings: dict[str, Any]) -> None:
