@@ -19,9 +19,10 @@ from afina.engine import device as devices
 from afina.engine import model as models
 from afina.engine.decoder import Decoder
 from afina.engine.folders import parameters_of
-from afina.engine.speaker import Form, Speaker, Stored, dtype_of, finish_scores, stored_head
+from afina.engine.speaker import Form, Speaker, Stored, finish_scores, stored_head
 
 StopReason = Literal["stop", "length", "cancelled"]
+PROMPT_ROWS = 256
 WEIGHTS_TIMED = 40_000_000
 UNFINISHED = "\ufffd"
 """What a decoder shows for bytes that are not yet a whole character."""
@@ -32,11 +33,21 @@ def _never() -> bool:
 
 
 HELD_OUT = (
-    "The fishermen of Ataúro leave before the sun is up. By noon they sell what they have caught at the market in Dili, "
-    "and with the money they buy rice, oil and school books. Iha loron-sábadu ema barak ba merkadu; sira sosa modo, ai-fuan "
-    "no na’an, depois fila ba uma. À tarde, as crianças jogam à bola na praia e os mais velhos falam do tempo."
+    "Water is one of the most important things on Earth. People, animals and plants all need water to live. Rain falls from "
+    "the clouds, runs into rivers and lakes, and in the end flows back to the sea. When the sun warms the sea, some of the "
+    "water rises into the air and becomes clouds again. This is called the water cycle.",
+    "Question: What is the capital of France?\nAnswer: The capital of France is Paris.\n\nQuestion: How many days are there "
+    "in a week?\nAnswer: There are seven days in a week: Monday, Tuesday, Wednesday, Thursday, Friday, Saturday and Sunday."
+    "\n\nQuestion: What is three times four?\nAnswer: Three times four is twelve.",
+    "Dear Sir or Madam, I am writing to ask about the position of teacher at your school. I have worked with children for "
+    "five years and I speak three languages. Please find my letter of application and my certificates attached. I look "
+    "forward to hearing from you. Yours faithfully, Maria",
+    "Os pescadores saem de casa antes do nascer do sol. Ao meio-dia vendem o peixe no mercado e, com o dinheiro que ganham, "
+    "compram arroz, óleo e livros para a escola. À tarde, as crianças jogam à bola na praia e os mais velhos falam do tempo.",
+    "Iha loron-sábadu ema barak ba merkadu; sira sosa modo, ai-fuan no na’an, depois fila ba uma.",
 )
-"""A text no model was trained on, by which formats of weights are judged."""
+"""Texts no model was trained on, easy ones too, by which formats of weights are judged: what a model cannot guess anyway says
+little about its weights."""
 MOST_RISE = 0.01
 """A format whose loss on HELD_OUT is higher by this share than that of the weights as they are is not taken."""
 
@@ -96,14 +107,14 @@ class Generator:
         head = model.get_output_embeddings()
         weight, bias = head.weight, head.bias
         changes = models.score_changes(config)
-        ids = chat.encode(Example(text=HELD_OUT)).ids[:256]
+        texts = [chat.encode(Example(text=text)).ids[:256] for text in HELD_OUT]
         plain = Speaker(decoder, lambda hidden: finish_scores(F.linear(hidden, weight, bias), *changes))
-        before = plain.loss(ids)
+        before = _loss(plain, texts)
         forms: list[Form] = fastest_forms(models.shapes(config), int(weight.shape[0])) if precision == "auto" else []
         layers = decoder.layers
         for form in forms or [_form(precision)]:
-            speaker = Speaker(decoder, stored_head(weight, bias, form, *changes), form)
-            rise = speaker.loss(ids) / before - 1.0
+            speaker = Speaker(decoder, stored_head(weight, bias, form, *changes), form, _between(form, config))
+            rise = _loss(speaker, texts) / before - 1.0
             if rise < MOST_RISE or not forms or form == forms[-1]:
                 break
             decoder.layers = layers
@@ -184,6 +195,18 @@ class _Cached:
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
 
+def _loss(speaker: Speaker, texts: Sequence[Sequence[int]]) -> float:
+    """Summed over all their tokens but the first of each."""
+    return sum(speaker.loss(ids) * (len(ids) - 1) for ids in texts)
+
+
+def _between(form: Form, config: Any) -> torch.dtype:
+    """The format of what lies between weights in `form`: for int8 the one in which a prompt is read fastest."""
+    if form == "int8":
+        return devices.fastest_dtype(torch.device("cpu"), models.shapes(config), rows=PROMPT_ROWS)[0]
+    return devices.DTYPES[form]
+
+
 def _form(name: str) -> Form:
     return "int8" if name == "int8" else "bfloat16" if name == "bfloat16" else "float32"
 
@@ -199,7 +222,10 @@ def fastest_forms(shapes: Sequence[tuple[int, int]], vocabulary: int) -> list[Fo
     seconds: dict[Form, float] = {}
     for form in ("float32", "bfloat16", "int8"):
         stored = [Stored(torch.ones(outputs, inputs), None, form) for outputs, inputs in layer * often]
-        vectors = [torch.ones(1, inputs, dtype=dtype_of(form)) for _, inputs in layer * often]
+        vectors = [
+            torch.ones(1, inputs, dtype=torch.float32 if form == "float32" else torch.bfloat16)
+            for _, inputs in layer * often
+        ]
 
         def products(stored: list[Stored] = stored, vectors: list[Tensor] = vectors) -> None:
             for matrix, vector in zip(stored, vectors, strict=True):

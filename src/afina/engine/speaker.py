@@ -15,12 +15,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from afina.engine import segments
+from afina.engine import native, segments, shapes
 from afina.engine.decoder import Attention, Decoder, FeedForward, Place
 from afina.engine.elementwise import Norm
+from afina.engine.native import steps
 from afina.engine.segments import Heads
 
 Form = Literal["float32", "bfloat16", "int8"]
+DTYPES: dict[Form, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FEW_ROWS = 12
+"""Rows for which stored weights are read as they are."""
 FIRST_ROOM = 256
 MOVING_ROPES = frozenset({"dynamic", "longrope"})
 """Rotary positions that change with the length of the whole text; such models answer through transformers."""
@@ -29,60 +33,72 @@ MOVING_ROPES = frozenset({"dynamic", "longrope"})
 class Stored:
     """A matrix (and bias) whose weights are kept in `form`; in place of a Projection where nothing is trained.
 
-    int8 computes with bfloat16 activations: y = (x · Qᵀ) · scale, one scale an output.
+    int8: y = (x · Qᵀ) · scale, one scale an output. A few rows are computed by a kernel of ours that reads the weights as they
+    are stored; for many, int8 weights are widened to the format of x, which holds them exactly.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, form: Form) -> None:
         self.scale: Tensor | None = None
-        self.bias = None if bias is None else bias.detach().to(dtype_of(form))
+        self.bias = None if bias is None else bias.detach().float()
         if form == "int8":
             wide = weight.detach().float()
-            scale = wide.abs().amax(dim=1).clamp_(min=1e-12).div_(127.0)
-            self.weight = (wide / scale[:, None]).round_().to(torch.int8)
-            self.scale = scale.to(torch.bfloat16)
+            self.scale = wide.abs().amax(dim=1).clamp_(min=1e-12).div_(127.0)
+            self.weight = wide.div(self.scale[:, None]).round_().to(torch.int8)
         else:
-            self.weight = weight.detach().to(dtype_of(form)).contiguous()
+            self.weight = weight.detach().to(DTYPES[form]).contiguous()
+        self.matrix = steps.Matrix.of(self.weight, self.scale, self.bias)
 
     def forward(
         self, x: Tensor, add: Tensor | None = None, keep: bool = False, out: None = None
     ) -> tuple[Tensor, None]:
         """x (T, in) → y (T, out) (+ `add`), as a Projection does, always in memory of its own."""
+        rows = x.shape[0]
+        if self._kernel_serves(rows):
+            y = steps.multiply(x.float().contiguous(), self.matrix, self.weight.shape[0]).to(x.dtype)
+            return (y if add is None else y.add_(add)), None
+        x = x if rows == 1 else F.pad(x, (0, 0, 0, -rows % shapes.multiple(x.dtype)))
         if self.scale is None:
-            y = x @ self.weight.t() if add is None else torch.addmm(add, x, self.weight.t())
+            y = (x.to(self.weight.dtype) @ self.weight.t())[:rows].to(x.dtype)
+        elif rows <= FEW_ROWS and x.dtype == torch.bfloat16:
+            y = torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale.to(x.dtype))[:rows]
         else:
-            y = torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale)
-            if add is not None:
-                y += add
+            y = (x @ steps.unpack(self.weight, x.dtype).t())[:rows].mul_(self.scale)
         if self.bias is not None:
             y += self.bias
-        return y, None
+        return (y if add is None else y.add_(add)), None
+
+    def _kernel_serves(self, rows: int) -> bool:
+        return rows <= (1 if self.scale is None else FEW_ROWS) and native.library() is not None
 
     def refresh(self) -> None:
         """Nothing here ever changes."""
-
-
-def dtype_of(form: Form) -> torch.dtype:
-    """The format of activations beside weights in `form`."""
-    return torch.float32 if form == "float32" else torch.bfloat16
 
 
 class Speaker:
     """Scores of the next token, for one or several rows.
 
     decoder: its layers as they are (a model in training answers with its present weights); with `form` they are replaced
-    by layers with weights in that format, for good. head: hidden states (N, d) → float32 scores (N, V). Raises ValueError for models that
-    this cannot answer with.
+    by layers with weights in that format, for good, and `dtype` is the format of what lies between them. head: hidden states
+    (N, d) → float32 scores (N, V). Raises ValueError for models that this cannot answer with.
     """
 
-    def __init__(self, decoder: Decoder, head: Callable[[Tensor], Tensor], form: Form | None = None) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        head: Callable[[Tensor], Tensor],
+        form: Form | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         if decoder.rope in MOVING_ROPES:
             raise ValueError(f"rotary positions of kind {decoder.rope}")
         self._decoder, self._head = decoder, head
         if form is not None:
             decoder.layers = [((_attention(one, form), _after(two, form)), kind) for (one, two), kind in decoder.layers]
-            decoder.narrow(dtype_of(form))
+            decoder.narrow(dtype)
         self._layers = [(attention, after, kind) for (attention, after), kind in decoder.layers]
         self._turns: dict[str | None, tuple[Tensor, Tensor]] = {}
+        self._by_steps = form is not None and native.library() is not None and steps.serves(dtype)
+        self._steps: steps.Steps | None = None
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         self._lengths = torch.zeros(0, dtype=torch.long)
@@ -114,6 +130,10 @@ class Speaker:
         positions = self._lengths
         self._room(int(positions.max()) + 1, rows=len(tokens))
         x = self._decoder.embed(torch.tensor(list(tokens)))
+        if self._by_steps and len(tokens) == 1:
+            self._steps = self._steps or self._ready()
+            self._lengths = positions + 1
+            return self._scores(self._steps.take(x, int(positions)))
         step = _Step(positions, x.dtype)
         places = {kind: self._place(kind, positions, ()) for kind in self._turns}
         for (attention, after, kind), keys, values in zip(self._layers, self._keys, self._values, strict=True):
@@ -167,6 +187,28 @@ class Speaker:
         for kind in {kind for _, _, kind in self._layers}:
             place = self._decoder.place(like, torch.arange(room), (), kind)
             self._turns[kind] = (place.cos, place.sin)
+        self._steps = None  # it knew the cache by its addresses
+
+    def _ready(self) -> steps.Steps:
+        """All layers as one call. Everything it needs lives as long as the cache does."""
+        attention, after, _ = self._layers[0]
+        layers = [
+            _as_step(attention, after, keys, values, *self._turns[kind])
+            for (attention, after, kind), keys, values in zip(self._layers, self._keys, self._values, strict=True)
+        ]
+        heads = attention.heads
+        return steps.Steps(
+            layers,
+            self._keys[0].dtype,
+            width=attention.output.weight.shape[0],
+            queries=heads.queries,
+            heads=heads.keys,
+            size=heads.size,
+            inner=after.down.weight.shape[1],
+            room=self._keys[0].shape[2],
+            gelu=after.activation != "silu",
+            eps=attention.norm.eps,
+        )
 
 
 class _Step:
@@ -216,17 +258,19 @@ class _Step:
 
 @dataclass(frozen=True)
 class _StoredNorm:
-    """A Norm with its scale made once, in one call; for one token the calls are what takes the time."""
+    """A Norm with its scale, float32, made once."""
 
     scale: Tensor
     eps: float
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        return F.rms_norm(x, (x.shape[-1],), self.scale, self.eps), None
+        if native.serves(x):
+            return native.norm(x, self.scale, self.eps)[0], None
+        return F.rms_norm(x, (x.shape[-1],), self.scale.to(x.dtype), self.eps), None
 
 
-def _plain(norm: Norm | None, form: Form) -> Any:
-    return None if norm is None else _StoredNorm(norm.scale().detach().to(dtype_of(form)), norm.eps)
+def _plain(norm: Norm | None) -> Any:
+    return None if norm is None else _StoredNorm(norm.scale().detach().clone(), norm.eps)
 
 
 def _stored(projection: Any, form: Form) -> Any:
@@ -234,14 +278,37 @@ def _stored(projection: Any, form: Form) -> Any:
 
 
 def _attention(half: Attention, form: Form) -> Attention:
-    heads = None if half.head_norms is None else tuple(_plain(norm, form) for norm in half.head_norms)
+    heads: Any = None if half.head_norms is None else tuple(_plain(norm) for norm in half.head_norms)
     stored = {"qkv": _stored(half.qkv, form), "output": _stored(half.output, form)}
-    return replace(half, norm=_plain(half.norm, form), head_norms=heads, post=_plain(half.post, form), **stored)
+    return replace(half, norm=_plain(half.norm), head_norms=heads, post=_plain(half.post), **stored)
 
 
 def _after(half: FeedForward, form: Form) -> FeedForward:
     stored = {"gate_up": _stored(half.gate_up, form), "down": _stored(half.down, form)}
-    return replace(half, norm=_plain(half.norm, form), post=_plain(half.post, form), **stored)
+    return replace(half, norm=_plain(half.norm), post=_plain(half.post), **stored)
+
+
+def _as_step(attention: Any, after: Any, keys: Tensor, values: Tensor, cos: Tensor, sin: Tensor) -> steps.Layer:
+    """A layer as the kernel of a step takes it, by addresses."""
+    query_norm, key_norm = attention.head_norms or (None, None)
+    norms = {
+        "norm": attention.norm,
+        "query_norm": query_norm,
+        "key_norm": key_norm,
+        "post": attention.post,
+        "after_norm": after.norm,
+        "after_post": after.post,
+    }
+    matrices = {"qkv": attention.qkv, "output": attention.output, "gate_up": after.gate_up, "down": after.down}
+    tensors = {"keys": keys, "values": values, "cosine": cos, "sine": sin}
+    return steps.Layer(
+        **{name: None if norm is None else norm.scale.data_ptr() for name, norm in norms.items()},
+        **{name: stored.matrix for name, stored in matrices.items()},
+        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        window=attention.heads.window or 0,
+        scaling=attention.heads.scaling,
+        softcap=attention.heads.softcap or 0.0,
+    )
 
 
 def stored_head(

@@ -6,9 +6,13 @@
  * not depend on how the work is shared out among threads.
  */
 #include <math.h>
+#include <omp.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 enum { LANES = 16, ACROSS = 4 };
@@ -56,6 +60,12 @@ static inline float exponential(float x) {
 }
 
 static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+/* GELU by its approximation with tanh, or SiLU. */
+static inline float activation(float gate, int gelu) {
+    if (gelu) return 0.5f * gate * (1.0f + hyperbolic_tangent(0.7978845608f * (gate + 0.044715f * gate * gate * gate)));
+    return gate / (1.0f + exponential(-gate));
+}
 
 /* One block of C (m × n) = or += A (m × k) · B (k × n): m up to DOWN, n in whole lanes up to ACROSS of them, all in registers.
  * a_down, a_along: distance in A between rows and between columns, so that A may lie transposed. */
@@ -157,20 +167,30 @@ static void pull(float *weights, float *change, long begin, long end, float scal
 /* Numbers in a register: heads must have a multiple of that. */
 long lanes_of(void) { return LANES; }
 
+#include "vectors.h"
+
 #define NUMBER float
 #define NAME(name) name##_float32
 #define GET(value) (value)
 #define PUT(value) (value)
+#define LANES_OF_NUMBERS lanes_of_floats
+#define DOTS_OF_NUMBERS dots_of_floats
 #include "rows.h"
 #include "tiles.h"
+#include "speak.h"
 #undef NUMBER
 #undef NAME
 #undef GET
 #undef PUT
+#undef LANES_OF_NUMBERS
+#undef DOTS_OF_NUMBERS
 
 #define NUMBER uint16_t
 #define NAME(name) name##_bfloat16
 #define GET(value) widen(value)
 #define PUT(value) narrow(value)
+#define LANES_OF_NUMBERS lanes_of_halves
+#define DOTS_OF_NUMBERS dots_of_halves
 #include "rows.h"
 #include "tiles.h"
+#include "speak.h"

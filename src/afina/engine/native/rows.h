@@ -61,11 +61,6 @@ int NAME(norm_scale_gradient)(const NUMBER *dy, const NUMBER *x, const float *in
     return 0;
 }
 
-static inline float NAME(activation)(float gate, int gelu) {
-    if (gelu) return 0.5f * gate * (1.0f + hyperbolic_tangent(0.7978845608f * (gate + 0.044715f * gate * gate * gate)));
-    return gate / (1.0f + exponential(-gate));
-}
-
 static inline float NAME(slope)(float gate, int gelu) {
     if (gelu) {
         float t = hyperbolic_tangent(0.7978845608f * (gate + 0.044715f * gate * gate * gate));
@@ -83,10 +78,10 @@ int NAME(gated)(const NUMBER *gate_up, NUMBER *inner, long rows, long width, int
         NUMBER *to = inner + row * width;
         if (gelu)
 #pragma omp simd
-            for (long i = 0; i < width; i++) to[i] = PUT(NAME(activation)(GET(gate[i]), 1) * GET(up[i]));
+            for (long i = 0; i < width; i++) to[i] = PUT(activation(GET(gate[i]), 1) * GET(up[i]));
         else
 #pragma omp simd
-            for (long i = 0; i < width; i++) to[i] = PUT(NAME(activation)(GET(gate[i]), 0) * GET(up[i]));
+            for (long i = 0; i < width; i++) to[i] = PUT(activation(GET(gate[i]), 0) * GET(up[i]));
     }
     return 0;
 }
@@ -103,7 +98,7 @@ int NAME(gated_backward)(const NUMBER *d_inner, const NUMBER *gate_up, NUMBER *d
         if (gelu) {
 #pragma omp simd
             for (long i = 0; i < width; i++) {
-                float g = GET(gate[i]), u = GET(up[i]), by = GET(d[i]), active = NAME(activation)(g, 1);
+                float g = GET(gate[i]), u = GET(up[i]), by = GET(d[i]), active = activation(g, 1);
                 to[i] = PUT(active * u);
                 d_up[i] = PUT(active * by);
                 d_gate[i] = PUT(by * u * NAME(slope)(g, 1));
