@@ -75,7 +75,8 @@ def attend(
     looks: what tokens see besides their own example; positions (T,): of the tokens, needed with it.
     """
     out = qkv.new_empty(qkv.shape[0], heads.queries * heads.size) if out is None else out
-    if _compiled(qkv, heads) and (qkv.dtype == torch.float32 or not _fits_torch(heads, max(lengths))):
+    ours = qkv.dtype == torch.float32 or native.has_units() or not _fits_torch(heads, max(lengths))
+    if _compiled(qkv, heads) and ours:
         sums = native.attend(qkv, out, lengths, *heads.shape, heads.scaling, heads.window)
     else:
         sums = _attend(qkv, heads, lengths, out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import c_float, c_int, c_long, c_void_p
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ __all__ = [
     "cross_entropy",
     "gated",
     "gated_backward",
+    "has_units",
     "library",
     "look",
     "look_backward",
@@ -31,6 +33,7 @@ __all__ = [
     "serves_heads",
 ]
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+UNITS_TAKE = 32
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -45,6 +48,13 @@ def serves_heads(size: int) -> bool:
     """Whether attention is there for heads of `size`: whole registers."""
     found = library()
     return found is not None and size % int(found.lanes_of()) == 0
+
+
+@cache
+def has_units() -> bool:
+    """Whether the processor multiplies bfloat16 on matrix units, for which attention has kernels of its own."""
+    found = library()
+    return found is not None and bool(found.units())
 
 
 def norm(x: Tensor, scale: Tensor, eps: float, inverse: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -106,7 +116,7 @@ def attend(
 ) -> Tensor:  # fmt: skip
     """Causal attention of every example by itself: into `out` (T, queries · size); returns log Σ e^score (queries, T)."""
     sums = torch.empty(queries, qkv.shape[0], dtype=torch.float32)
-    _call("attend", qkv, qkv, out, sums, _starts(lengths), len(lengths), queries, keys, size, scaling, window or 0)
+    _call(_way("attend", qkv, size), qkv, qkv, out, sums, _starts(lengths), len(lengths), queries, keys, size, scaling, window or 0)
     return sums
 
 
@@ -118,7 +128,7 @@ def attend_backward(
     d_qkv = torch.empty_like(qkv)
     starts = _starts(lengths)
     shape = (queries, keys, size)
-    _call("attend_backward", qkv, d_out, qkv, out, sums, d_qkv, starts, len(lengths), *shape, scaling, window or 0)
+    _call(_way("attend_backward", qkv, size), qkv, d_out, qkv, out, sums, d_qkv, starts, len(lengths), *shape, scaling, window or 0)
     return d_qkv
 
 
@@ -127,7 +137,7 @@ def look(
     scaling: float,
 ) -> None:  # fmt: skip
     """Mix what the rows [first, end) find at the keys of the rows [start, stop) into `out` and `sums`; span: those four."""
-    _call("look", qkv, qkv, out, sums, qkv.shape[0], *span, queries, keys, size, scaling)
+    _call(_way("look", qkv, size), qkv, qkv, out, sums, qkv.shape[0], *span, queries, keys, size, scaling)
 
 
 def look_backward(
@@ -135,16 +145,21 @@ def look_backward(
     keys: int, size: int, scaling: float,
 ) -> None:  # fmt: skip
     """Add the gradients that flow through such a look to `d_qkv`."""
-    _call("look_backward", qkv, d_out, qkv, out, sums, d_qkv, qkv.shape[0], *span, queries, keys, size, scaling)
+    _call(_way("look_backward", qkv, size), qkv, d_out, qkv, out, sums, d_qkv, qkv.shape[0], *span, queries, keys, size, scaling)
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
+def _way(name: str, qkv: Tensor, size: int) -> str:
+    """The kernel of attention for `qkv`: matrix units take bfloat16 and heads of whole blocks."""
+    return f"{name}_by_units" if has_units() and qkv.dtype == torch.bfloat16 and size % UNITS_TAKE == 0 else name
+
+
 def _call(name: str, like: Tensor, *values: Tensor | float | bool | None) -> None:
     """The kernel `name` for the format of `like`. Raises MemoryError where it found no memory to work in."""
-    kernel = getattr(library(), f"{name}_{NAMES[like.dtype]}")
+    kernel = getattr(library(), name if name.endswith("_by_units") else f"{name}_{NAMES[like.dtype]}")
     if kernel(*map(_argument, values)):
         raise MemoryError(f"no memory for {name}")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from afina.core.cache import cache_folder
 
-SOURCES = ("kernels.c", "rows.h", "tiles.h", "vectors.h", "speak.h")
+SOURCES = ("kernels.c", "rows.h", "tiles.h", "vectors.h", "speak.h", "units.h", "thin.h", "attention.h")
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 TUNED = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",))

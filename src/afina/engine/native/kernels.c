@@ -168,6 +168,9 @@ static void pull(float *weights, float *change, long begin, long end, float scal
 long lanes_of(void) { return LANES; }
 
 #include "vectors.h"
+#include "units.h"
+#include "thin.h"
+#include "attention.h"
 
 #define NUMBER float
 #define NAME(name) name##_float32

@@ -1,0 +1,140 @@
+/* Products on a processor's matrix units (Intel AMX, bfloat16 in, float32 out), where it has them. Included by kernels.c once.
+ *
+ * A unit multiplies 16 rows of 32 numbers with 32 rows of 16, the latter laid out in pairs: two rows that follow each other are
+ * woven into one of 16 pairs ("woven" below). All sizes here are multiples of 32. */
+
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define UNITS 1
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32 };
+
+/* Whether this process may use them: the kernel keeps their registers only for those that asked. */
+int units(void) { return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0; }
+
+/* Eight registers of 16 rows of 64 bytes for this thread; to be given back by _tile_release. */
+static void claim_units(void) {
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } __attribute__((packed, aligned(64))) shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = UNIT;
+    _tile_loadconfig(&shape);
+}
+
+/* The float32 block (32 × 32) of a (32 × depth) · b (depth × 32, woven, `b_down` numbers from pair to pair) into c; where `add`, onto
+ * what is there. */
+static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
+                                 int add) {
+    if (add) {
+        _tile_loadd(0, c, c_down * 4);
+        _tile_loadd(1, c + UNIT, c_down * 4);
+        _tile_loadd(2, c + UNIT * c_down, c_down * 4);
+        _tile_loadd(3, c + UNIT * c_down + UNIT, c_down * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (long step = 0; step < depth; step += BLOCK_OF) {
+        _tile_loadd(4, a + step, a_down * 2);
+        _tile_loadd(6, b + step / 2 * b_down, b_down * 2);
+        _tile_loadd(7, b + step / 2 * b_down + BLOCK_OF, b_down * 2);
+        _tile_loadd(5, a + UNIT * a_down + step, a_down * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, c, c_down * 4);
+    _tile_stored(1, c + UNIT, c_down * 4);
+    _tile_stored(2, c + UNIT * c_down, c_down * 4);
+    _tile_stored(3, c + UNIT * c_down + UNIT, c_down * 4);
+}
+
+static inline __m512 read_16(const uint16_t *from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
+}
+
+static inline void write_16(uint16_t *to, __m512 value) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value)); }
+
+/* Two rows of 32 woven into 32 pairs. */
+static inline void weave_rows(const uint16_t *first, const uint16_t *second, uint16_t *to) {
+    __m512i one = _mm512_loadu_si512(first), two = _mm512_loadu_si512(second);
+    __m512i low = _mm512_unpacklo_epi16(one, two), high = _mm512_unpackhi_epi16(one, two);
+    const __m512i early = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), late = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi64(low, early, high));
+    _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi64(low, late, high));
+}
+
+/* (rows, columns), rows `distance` apart → woven (rows / 2, columns, 2). */
+static void weave(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
+    for (long row = 0; row < rows; row += 2)
+        for (long column = 0; column < columns; column += 32)
+            weave_rows(from + row * distance + column, from + (row + 1) * distance + column, to + row * columns + 2 * column);
+}
+
+/* (rows, columns), rows `distance` apart → its transpose woven (columns / 2, rows, 2): pairs stay pairs, so it is a transpose of 32
+ * bits. */
+static void weave_across(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
+    uint32_t *pairs = (uint32_t *)to;
+    const __m512i apart = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                             _mm512_set1_epi32((int)(distance * 2)));
+    for (long row = 0; row < rows; row += 16)
+        for (long pair = 0; pair < columns / 2; pair++)
+            _mm512_storeu_si512(pairs + pair * rows + row,
+                                _mm512_i32gather_epi32(apart, from + row * distance + 2 * pair, 1));
+}
+
+/* c (m × n, float32) = or += a (m × depth) · b (depth × n, woven, `b_down` numbers from pair to pair); multiples of 32. */
+static void units_product(long m, long n, long depth, const uint16_t *a, long a_down, const uint16_t *b, long b_down, float *c,
+                          long c_down, int add) {
+    for (long i = 0; i < m; i += BLOCK_OF)
+        for (long j = 0; j < n; j += BLOCK_OF)
+            block_product(a + i * a_down, a_down, b + 2 * j, b_down, depth, c + i * c_down + j, c_down, add);
+}
+
+/* 2^x for x ≤ 0 to 2 units in the last place: Taylor's polynomial of 2^f for what is left after rounding; below -126 it is next to
+ * nothing. */
+static inline __m512 power_16(__m512 x) {
+    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    __m512 n = _mm512_roundscale_ps(x, 8), f = _mm512_sub_ps(x, n);
+    __m512 p = _mm512_set1_ps(1.5403530e-4f);
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3333558e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
+    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(p, n);
+}
+
+/* 16 rows of 16 become columns. */
+static inline void turn_16(__m512 *row) {
+    __m512 two[16], four[16];
+    for (int k = 0; k < 16; k += 2) {
+        two[k] = _mm512_unpacklo_ps(row[k], row[k + 1]);
+        two[k + 1] = _mm512_unpackhi_ps(row[k], row[k + 1]);
+    }
+    for (int k = 0; k < 16; k += 4)
+        for (int c = 0; c < 2; c++) {
+            __m512d one = _mm512_castps_pd(two[k + c]), other = _mm512_castps_pd(two[k + c + 2]);
+            four[k + 2 * c] = _mm512_castpd_ps(_mm512_unpacklo_pd(one, other));
+            four[k + 2 * c + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(one, other));
+        }
+    for (int c = 0; c < 4; c++) {
+        __m512 even = _mm512_shuffle_f32x4(four[c], four[4 + c], 0x88), odd = _mm512_shuffle_f32x4(four[c], four[4 + c], 0xdd);
+        __m512 even_2 = _mm512_shuffle_f32x4(four[8 + c], four[12 + c], 0x88);
+        __m512 odd_2 = _mm512_shuffle_f32x4(four[8 + c], four[12 + c], 0xdd);
+        row[c] = _mm512_shuffle_f32x4(even, even_2, 0x88);
+        row[4 + c] = _mm512_shuffle_f32x4(odd, odd_2, 0x88);
+        row[8 + c] = _mm512_shuffle_f32x4(even, even_2, 0xdd);
+        row[12 + c] = _mm512_shuffle_f32x4(odd, odd_2, 0xdd);
+    }
+}
+#else
+int units(void) { return 0; }
+#endif
