@@ -17,6 +17,7 @@ from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
 from afina.engine.segments import Heads, Look
+from afina.engine.thin import Thin, over_tokens, padded
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
 formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -39,6 +40,13 @@ def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple
             return ours, work()
 
     return ask
+
+
+@pytest.fixture(params=[True, False], ids=["units", "no units"])
+def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the processor's matrix units where it has some, and without."""
+    if not request.param:
+        monkeypatch.setattr(native, "has_units", lambda: False)
 
 
 def check(ours: Any, twins: Any, dtype: torch.dtype) -> None:
@@ -113,8 +121,9 @@ def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool
 
 
 @formats
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("window", [None, 20, 64, 200])
-@pytest.mark.parametrize("size", [16, 48, 64])
+@pytest.mark.parametrize("size", [16, 48, 64, 96])
 @pytest.mark.parametrize("lengths", [(1, 64, 65), (150, 3, 31), (300,)])
 def test_attention(both: Any, dtype: torch.dtype, window: int | None, size: int, lengths: tuple[int, ...]) -> None:
     heads = Heads(6, 2, size, size**-0.5, window)
@@ -126,6 +135,7 @@ def test_attention(both: Any, dtype: torch.dtype, window: int | None, size: int,
 
 
 @formats
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("window", [None, 120])
 @pytest.mark.parametrize("shared", [5, 64, 100])
 def test_looking_back(both: Any, dtype: torch.dtype, window: int | None, shared: int) -> None:
@@ -143,6 +153,7 @@ def test_looking_back(both: Any, dtype: torch.dtype, window: int | None, shared:
 
 
 @formats
+@pytest.mark.usefixtures("units")
 def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype) -> None:
     heads = Heads(6, 2, 32, 0.2)
     lengths = (150, 3, 70)
@@ -160,8 +171,35 @@ def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype) -> None:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
+@formats
+@pytest.mark.usefixtures("units")
+@pytest.mark.parametrize("rank", [4, 32, 48])
+@pytest.mark.parametrize(("tokens", "width"), [(64, 96), (192, 64), (33, 64), (64, 40)])
+def test_products_with_a_rank(dtype: torch.dtype, rank: int, tokens: int, width: int) -> None:
+    whole = padded(rank, dtype)
+    matrix, x, y = (
+        torch.zeros(whole, width, dtype=dtype),
+        numbers(tokens, width, dtype=dtype),
+        numbers(tokens, width, dtype=dtype),
+    )
+    thin = Thin(matrix)
+    matrix[:rank] = numbers(rank, width, dtype=dtype)
+    thin.changed()
+    z = thin.to_rank(x)
+    check(z, x.double() @ matrix.double().t(), dtype)
+    wanted = y.double() + z.double() @ matrix.double()
+    thin.add_from_rank(z, y)
+    check(y, wanted, dtype)
+    check(over_tokens(z, x), z.double().t() @ x.double(), dtype)
+
+
+@pytest.mark.usefixtures("units")
 def test_what_is_no_number_stays_none() -> None:
     for dtype in CLOSE:
+        heads = Heads(2, 1, 32, 0.2)
+        qkv = numbers(64, 128, dtype=dtype)
+        qkv[3, 70] = float("nan")  # in a key
+        assert segments.attend(qkv, heads, (64,))[0][3:].isnan().any(dim=1).all()
         x = numbers(3, 32, dtype=dtype)
         x[1, 5] = float("nan")
         y, _ = Norm(torch.ones(32, dtype=dtype), 1e-5).forward(x)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from afina.engine.lora import ADAPTER, is_plain
+from afina.engine.thin import Thin, over_tokens, padded
 
 
 class Projection:
@@ -50,8 +51,9 @@ class Projection:
         self._biases = [base.bias is not None and base.bias.requires_grad for base in bases]
         if self.has_adapter:
             total, inputs = self._base.shape
-            self._down = self._base.new_zeros(sum(self._ranks), inputs)  # all A, one after the other
-            self._up = self._base.new_zeros(sum(self._ranks), total)  # all s·Bᵀ, each at its layer's outputs
+            rank = padded(sum(self._ranks), self._base.dtype)
+            self._down = Thin(self._base.new_zeros(rank, inputs))  # all A, one after the other
+            self._up = Thin(self._base.new_zeros(rank, total))  # all s·Bᵀ, each at its layer's outputs
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -65,11 +67,13 @@ class Projection:
             if adapter is None:
                 continue
             a, b, scaling = adapter
-            self._down[at : at + rank] = a
-            self._up[at : at + rank, start : start + size] = b.t() * scaling
+            self._down.matrix[at : at + rank] = a
+            self._up.matrix[at : at + rank, start : start + size] = b.t() * scaling
             if self.merges:
                 self.weight[start : start + size].addmm_(b, a, alpha=scaling)
             at += rank
+        self._down.changed()
+        self._up.changed()
 
     def forward(
         self, x: Tensor, add: Tensor | None = None, keep: bool = True, out: Tensor | None = None
@@ -82,9 +86,9 @@ class Projection:
             y += self.bias
         if not self.has_adapter or (self.merges and not keep):
             return y, None
-        z = x @ self._down.t()
+        z = self._down.to_rank(x)
         if not self.merges:
-            y.addmm_(z, self._up)
+            self._up.add_from_rank(z, y)
         return y, z
 
     def backward_input(self, dy: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -92,8 +96,9 @@ class Projection:
         dx = dy @ self.weight
         if not self.has_adapter or self.merges:
             return dx, None
-        dz = dy @ self._up.t()
-        return dx.addmm_(dz, self._down), dz
+        dz = self._up.to_rank(dy)
+        self._down.add_from_rank(dz, dx)
+        return dx, dz
 
     def backward_parameters(self, dy: Tensor, x: Tensor, z: Tensor | None, dz: Tensor | None = None) -> list[Tensor]:
         """The gradients of `parameters`; `dz` from `backward_input` saves computing it again."""
@@ -103,7 +108,7 @@ class Projection:
         if any(self._biases):
             grads += self._cut(dy.sum(dim=0), self._biases)
         if z is not None:
-            grads += self._adapter_gradients(dy, x, z, dy @ self._up.t() if dz is None else dz)
+            grads += self._adapter_gradients(dy, x, z, self._up.to_rank(dy) if dz is None else dz)
         return grads
 
     def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:
@@ -112,15 +117,17 @@ class Projection:
         return [whole[start : start + size] for start, size, wanted in parts if wanted]
 
     def _adapter_gradients(self, dy: Tensor, x: Tensor, z: Tensor, dz: Tensor) -> list[Tensor]:
-        d_down = dz.t() @ x
+        d_down = over_tokens(dz, x)
+        d_up = over_tokens(z, dy) if self._up.serves(dy) else None  # more than is needed, in one go over dy
         grads: list[Tensor] = []
         at = 0
         for adapter, rank, start, size in zip(self._adapters, self._ranks, self._starts, self.sizes, strict=True):
             if adapter is None:
                 continue
             a, b, scaling = adapter
-            d_b = (z[:, at : at + rank].t() @ dy[:, start : start + size]).t()
-            grads += [d_down[at : at + rank].to(a.dtype), d_b.to(b.dtype) * scaling]
+            own, outputs = slice(at, at + rank), slice(start, start + size)
+            d_b = z[:, own].t() @ dy[:, outputs] if d_up is None else d_up[own, outputs]
+            grads += [d_down[own].to(a.dtype), d_b.t().to(b.dtype) * scaling]
             at += rank
         return grads
 

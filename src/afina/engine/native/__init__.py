@@ -16,9 +16,11 @@ from torch import Tensor
 from afina.engine.native.build import library
 
 __all__ = [
+    "UNITS_TAKE",
     "attend",
     "attend_backward",
     "cross_entropy",
+    "from_rank",
     "gated",
     "gated_backward",
     "has_units",
@@ -28,12 +30,17 @@ __all__ = [
     "norm",
     "norm_backward",
     "norm_scale_gradient",
+    "over_tokens",
     "rotate",
     "serves",
     "serves_heads",
+    "to_rank",
+    "weave_both",
 ]
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 UNITS_TAKE = 32
+"""Matrix units take blocks of that many tokens, numbers of a head, or of a rank."""
+UNITS_ONLY = frozenset({"weave_both", "to_rank", "from_rank", "over_tokens"})
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -116,7 +123,20 @@ def attend(
 ) -> Tensor:  # fmt: skip
     """Causal attention of every example by itself: into `out` (T, queries · size); returns log Σ e^score (queries, T)."""
     sums = torch.empty(queries, qkv.shape[0], dtype=torch.float32)
-    _call(_way("attend", qkv, size), qkv, qkv, out, sums, _starts(lengths), len(lengths), queries, keys, size, scaling, window or 0)
+    _call(
+        _way("attend", qkv, size),
+        qkv,
+        qkv,
+        out,
+        sums,
+        _starts(lengths),
+        len(lengths),
+        queries,
+        keys,
+        size,
+        scaling,
+        window or 0,
+    )
     return sums
 
 
@@ -128,7 +148,20 @@ def attend_backward(
     d_qkv = torch.empty_like(qkv)
     starts = _starts(lengths)
     shape = (queries, keys, size)
-    _call(_way("attend_backward", qkv, size), qkv, d_out, qkv, out, sums, d_qkv, starts, len(lengths), *shape, scaling, window or 0)
+    _call(
+        _way("attend_backward", qkv, size),
+        qkv,
+        d_out,
+        qkv,
+        out,
+        sums,
+        d_qkv,
+        starts,
+        len(lengths),
+        *shape,
+        scaling,
+        window or 0,
+    )
     return d_qkv
 
 
@@ -145,7 +178,45 @@ def look_backward(
     keys: int, size: int, scaling: float,
 ) -> None:  # fmt: skip
     """Add the gradients that flow through such a look to `d_qkv`."""
-    _call(_way("look_backward", qkv, size), qkv, d_out, qkv, out, sums, d_qkv, qkv.shape[0], *span, queries, keys, size, scaling)
+    _call(
+        _way("look_backward", qkv, size),
+        qkv,
+        d_out,
+        qkv,
+        out,
+        sums,
+        d_qkv,
+        qkv.shape[0],
+        *span,
+        queries,
+        keys,
+        size,
+        scaling,
+    )
+
+
+def weave_both(matrix: Tensor, across: Tensor, along: Tensor) -> None:
+    """`matrix` (rank, width) as the products below take it."""
+    _call("weave_both", matrix, matrix, *matrix.shape, across, along)
+
+
+def to_rank(x: Tensor, across: Tensor, rank: int) -> Tensor:
+    """x (T, width) · matrixᵀ → (T, rank)."""
+    z = x.new_empty(x.shape[0], rank)
+    _call("to_rank", x, x, across, z, *x.shape, rank)
+    return z
+
+
+def from_rank(z: Tensor, along: Tensor, y: Tensor) -> None:
+    """y (T, width) += z (T, rank) · matrix."""
+    _call("from_rank", y, z, along, y, *y.shape, z.shape[1])
+
+
+def over_tokens(z: Tensor, x: Tensor) -> Tensor:
+    """zᵀ · x, float32 (rank, width); z (T, rank), x (T, width)."""
+    gradient = torch.empty(z.shape[1], x.shape[1], dtype=torch.float32)
+    _call("over_tokens", x, z, x, gradient, *x.shape, z.shape[1])
+    return gradient
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:
@@ -159,7 +230,8 @@ def _way(name: str, qkv: Tensor, size: int) -> str:
 
 def _call(name: str, like: Tensor, *values: Tensor | float | bool | None) -> None:
     """The kernel `name` for the format of `like`. Raises MemoryError where it found no memory to work in."""
-    kernel = getattr(library(), name if name.endswith("_by_units") else f"{name}_{NAMES[like.dtype]}")
+    only_bfloat16 = name.endswith("_by_units") or name in UNITS_ONLY
+    kernel = getattr(library(), name if only_bfloat16 else f"{name}_{NAMES[like.dtype]}")
     if kernel(*map(_argument, values)):
         raise MemoryError(f"no memory for {name}")
 

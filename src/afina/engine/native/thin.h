@@ -2,6 +2,8 @@
  * kernels.c once, after units.h. Tokens, widths and rank are multiples of 32; everything is bfloat16 but gradients of weights. */
 
 #if UNITS
+enum { PANEL = 64 };
+
 /* A matrix (rank, width) woven for both ways: across (width / 2, rank, 2), along (rank / 2, width, 2). */
 int weave_both(const uint16_t *from, long rank, long width, uint16_t *across, uint16_t *along) {
     weave_across(from, width, rank, width, across);
@@ -53,12 +55,12 @@ int from_rank(const uint16_t *z, const uint16_t *along, uint16_t *y, long tokens
 
 /* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens; z (tokens, rank), x (tokens, width). */
 int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long tokens, long width, long rank) {
-    uint16_t *turned = malloc((size_t)(tokens * rank) * 2);
+    uint16_t *turned = aligned_alloc(64, (size_t)(tokens * rank) * 2);
     if (!turned) return 1;
     int failed = 0;
 #pragma omp parallel
     {
-        uint16_t *panel = malloc((size_t)(tokens * BLOCK_OF) * 2);
+        uint16_t *panel = aligned_alloc(64, (size_t)(tokens * PANEL) * 2);
         if (!panel) {
 #pragma omp atomic write
             failed = 1;
@@ -69,11 +71,11 @@ int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long toke
                 for (long i = 0; i < BLOCK_OF; i++) turned[r * tokens + token + i] = z[(token + i) * rank + r];
         claim_units();
 #pragma omp for schedule(static)
-        for (long column = 0; column < width; column += BLOCK_OF) {
+        for (long column = 0; column < width; column += PANEL) {
             if (!panel) continue;
-            weave(x + column, width, tokens, BLOCK_OF, panel);
-            for (long r = 0; r < rank; r += BLOCK_OF)
-                block_product(turned + r * tokens, tokens, panel, 2 * BLOCK_OF, tokens, gradient + r * width + column, width, 0);
+            long columns = MIN(PANEL, width - column);
+            weave(x + column, width, tokens, columns, panel);
+            units_product(rank, columns, tokens, turned, tokens, panel, 2 * columns, gradient + column, width, 0);
         }
         _tile_release();
         free(panel);

@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32 };
+enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32, AHEAD_ROWS = 16 };
 
 /* Whether this process may use them: the kernel keeps their registers only for those that asked. */
 int units(void) { return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0; }
@@ -73,8 +73,11 @@ static inline void weave_rows(const uint16_t *first, const uint16_t *second, uin
 /* (rows, columns), rows `distance` apart → woven (rows / 2, columns, 2). */
 static void weave(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
     for (long row = 0; row < rows; row += 2)
-        for (long column = 0; column < columns; column += 32)
+        for (long column = 0; column < columns; column += 32) {
+            __builtin_prefetch(from + (row + AHEAD_ROWS) * distance + column);
+            __builtin_prefetch(from + (row + AHEAD_ROWS + 1) * distance + column);
             weave_rows(from + row * distance + column, from + (row + 1) * distance + column, to + row * columns + 2 * column);
+        }
 }
 
 /* (rows, columns), rows `distance` apart → its transpose woven (columns / 2, rows, 2): pairs stay pairs, so it is a transpose of 32
@@ -100,7 +103,7 @@ static void units_product(long m, long n, long depth, const uint16_t *a, long a_
 /* 2^x for x ≤ 0 to 2 units in the last place: Taylor's polynomial of 2^f for what is left after rounding; below -126 it is next to
  * nothing. */
 static inline __m512 power_16(__m512 x) {
-    x = _mm512_max_ps(x, _mm512_set1_ps(-126.0f));
+    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* in this order what is no number stays none */
     __m512 n = _mm512_roundscale_ps(x, 8), f = _mm512_sub_ps(x, n);
     __m512 p = _mm512_set1_ps(1.5403530e-4f);
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3333558e-3f));
