@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +19,29 @@ from torch import Tensor
 from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
+from afina.engine.native import build
 from afina.engine.segments import Heads, Look
+
+SOURCE = Path(build.__file__).with_name(build.SOURCES[0])
+
+
+def makes_threads(compiler: str) -> bool:
+    """Whether the compiler is there, and OpenMP with it."""
+    words = [compiler, "-fopenmp", "-shared", "-fPIC", "-x", "c", os.devnull, "-o", os.devnull]
+    return shutil.which(compiler) is not None and subprocess.run(words, capture_output=True).returncode == 0
+
+
+def other_builds() -> list[tuple[str, str]]:
+    """Compilers and processors other than what this machine would choose, as far as it can run what they make."""
+    found = []
+    if platform.machine() == "x86_64":
+        found += [("cc", "-march=x86-64")]
+        if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+            found += [("cc", "-march=haswell")]
+    if platform.machine() == "aarch64":
+        found += [("cc", "-march=armv8-a")]
+    return found + [("clang", "-march=native")] * makes_threads("clang")
+
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
 formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -27,16 +52,30 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module", params=[None, *other_builds()], ids=lambda made: " ".join(made or ("own",)))
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL | None:
+    if request.param is None:
+        return native.library()
+    compiler, processor = request.param
+    made = tmp_path_factory.mktemp("kernels") / "made.so"
+    subprocess.run([compiler, processor, *build.FLAGS, str(SOURCE), "-o", str(made), "-lm"], check=True)
+    return ctypes.CDLL(str(made))
+
+
 @pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
+def both(
+    monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL | None
+) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
     """What a function gives with the kernels and without."""
 
     def ask(work: Callable[[], Any]) -> tuple[Any, Any]:
-        assert native.library() is not None, "this machine has a C compiler, so it must have the kernels"
-        ours = work()
-        with monkeypatch.context() as patch:
-            patch.setattr(native, "library", lambda: None)
-            return ours, work()
+        assert library is not None, "this machine has a C compiler, so it must have the kernels"
+        found = []
+        for kernels in (library, None):
+            with monkeypatch.context() as patch:
+                patch.setattr(native, "library", lambda kernels=kernels: kernels)
+                found.append(work())
+        return found[0], found[1]
 
     return ask
 
@@ -158,6 +197,16 @@ def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype) -> None:
         torch.set_num_threads(before)
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def test_what_cannot_be_seen_weighs_nothing_at_all(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+    """Not even 1e-38: products with such numbers are a hundred times as slow."""
+    monkeypatch.setattr(native, "library", lambda: library)
+    heads = Heads(1, 1, 16, 1.0, window=3)
+    qkv = torch.randn(40, 48)
+    qkv[:30, 32:] = 3e38
+    out, _ = segments.attend(qkv, heads, [40])
+    assert out[32:].abs().max() < 10
 
 
 def test_what_is_no_number_stays_none() -> None:

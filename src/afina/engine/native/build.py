@@ -37,9 +37,18 @@ def library() -> ctypes.CDLL | None:
         path = cache_folder() / "kernels" / f"{_fingerprint()}.so"
         if not path.is_file():
             _compile(path)
-        return ctypes.CDLL(str(path)) if _trusted(path) else None
+        return _load(path) if _trusted(path) else None
     except OSError:
         return None
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    """GCC's threads are PyTorch's own. Clang brings others (libomp), which go on spinning for 0.2 s after each kernel; beside
+    PyTorch's they would make a step take twice as long, so they sleep at once."""
+    loaded = ctypes.CDLL(str(path))
+    if hasattr(loaded, "kmp_set_defaults"):
+        loaded.kmp_set_defaults(b"KMP_BLOCKTIME=0")
+    return loaded
 
 
 def _fingerprint() -> str:
