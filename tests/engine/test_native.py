@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,12 +24,6 @@ from afina.engine.segments import Heads, Look
 SOURCE = Path(build.__file__).with_name(build.SOURCES[0])
 
 
-def makes_threads(compiler: str) -> bool:
-    """Whether the compiler is there, and OpenMP with it."""
-    words = [compiler, "-fopenmp", "-shared", "-fPIC", "-x", "c", os.devnull, "-o", os.devnull]
-    return shutil.which(compiler) is not None and subprocess.run(words, capture_output=True).returncode == 0
-
-
 def other_builds() -> list[tuple[str, str]]:
     """Compilers and processors other than what this machine would choose, as far as it can run what they make."""
     found = []
@@ -40,7 +33,7 @@ def other_builds() -> list[tuple[str, str]]:
             found += [("cc", "-march=haswell")]
     if platform.machine() == "aarch64":
         found += [("cc", "-march=armv8-a")]
-    return found + [("clang", "-march=native")] * makes_threads("clang")
+    return found + [(each, "-march=native") for each in build.compilers() if Path(each).name == "clang"]
 
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
@@ -155,7 +148,11 @@ def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool
 @pytest.mark.parametrize("window", [None, 20, 64, 200])
 @pytest.mark.parametrize("size", [16, 48, 64])
 @pytest.mark.parametrize("lengths", [(1, 64, 65), (150, 3, 31), (300,)])
-def test_attention(both: Any, dtype: torch.dtype, window: int | None, size: int, lengths: tuple[int, ...]) -> None:
+def test_attention(
+    both: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int | None, size: int,
+    lengths: tuple[int, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(segments, "_has_units", lambda dtype: False)
     heads = Heads(6, 2, size, size**-0.5, window)
     qkv = numbers(sum(lengths), sum(heads.widths), dtype=dtype)
     d_out = numbers(sum(lengths), heads.widths[0], dtype=dtype)
@@ -240,6 +237,21 @@ def test_made_once_and_then_loaded(tmp_path: Path) -> None:
 def test_without_a_compiler_pytorch_does_it(tmp_path: Path) -> None:
     assert ask(LOADS, AFINA_CACHE=str(tmp_path), PATH="", CC="") == "False"
     assert ask(LOADS, AFINA_CACHE=str(tmp_path), AFINA_KERNELS="torch") == "False"
+
+
+def test_not_where_a_second_libomp_would_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert build.library.__wrapped__() is None
+
+
+def test_compilers_without_openmp_are_not_asked_for_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor word; do [ "$word" = -fopenmp ] && exit 1; done\nexit 0\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+    assert str(compiler) not in build.compilers()
 
 
 def test_what_others_could_have_written_is_not_run(tmp_path: Path) -> None:
