@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +18,24 @@ from torch import Tensor
 from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
+from afina.engine.native import build
 from afina.engine.segments import Heads, Look
 from afina.engine.thin import Thin, over_tokens, padded
+
+SOURCE = Path(build.__file__).with_name(build.SOURCES[0])
+
+
+def other_builds() -> list[tuple[str, str]]:
+    """Compilers and processors other than what this machine would choose, as far as it can run what they make."""
+    found = []
+    if platform.machine() == "x86_64":
+        found += [("cc", "-march=x86-64")]
+        if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+            found += [("cc", "-march=haswell")]
+    if platform.machine() == "aarch64":
+        found += [("cc", "-march=armv8-a")]
+    return found + [(each, "-march=native") for each in build.compilers() if Path(each).name == "clang"]
+
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
 formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -28,16 +46,30 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="module", params=[None, *other_builds()], ids=lambda made: " ".join(made or ("own",)))
+def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL | None:
+    if request.param is None:
+        return native.library()
+    compiler, processor = request.param
+    made = tmp_path_factory.mktemp("kernels") / "made.so"
+    subprocess.run([compiler, processor, *build.FLAGS, str(SOURCE), "-o", str(made), "-lm"], check=True)
+    return ctypes.CDLL(str(made))
+
+
 @pytest.fixture
-def both(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
+def both(
+    monkeypatch: pytest.MonkeyPatch, library: ctypes.CDLL | None
+) -> Callable[[Callable[[], Any]], tuple[Any, Any]]:
     """What a function gives with the kernels and without."""
 
     def ask(work: Callable[[], Any]) -> tuple[Any, Any]:
-        assert native.library() is not None, "this machine has a C compiler, so it must have the kernels"
-        ours = work()
-        with monkeypatch.context() as patch:
-            patch.setattr(native, "library", lambda: None)
-            return ours, work()
+        assert library is not None, "this machine has a C compiler, so it must have the kernels"
+        found = []
+        for kernels in (library, None):
+            with monkeypatch.context() as patch:
+                patch.setattr(native, "library", lambda kernels=kernels: kernels)
+                found.append(work())
+        return found[0], found[1]
 
     return ask
 
@@ -125,7 +157,11 @@ def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool
 @pytest.mark.parametrize("window", [None, 20, 64, 200])
 @pytest.mark.parametrize("size", [16, 48, 64, 96])
 @pytest.mark.parametrize("lengths", [(1, 64, 65), (150, 3, 31), (300,)])
-def test_attention(both: Any, dtype: torch.dtype, window: int | None, size: int, lengths: tuple[int, ...]) -> None:
+def test_attention(
+    both: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int | None, size: int,
+    lengths: tuple[int, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(segments, "_has_units", lambda dtype: False)
     heads = Heads(6, 2, size, size**-0.5, window)
     qkv = numbers(sum(lengths), sum(heads.widths), dtype=dtype)
     d_out = numbers(sum(lengths), heads.widths[0], dtype=dtype)
@@ -193,6 +229,16 @@ def test_products_with_a_rank(dtype: torch.dtype, rank: int, tokens: int, width:
     check(over_tokens(z, x), z.double().t() @ x.double(), dtype)
 
 
+def test_what_cannot_be_seen_weighs_nothing_at_all(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:
+    """Not even 1e-38: products with such numbers are a hundred times as slow."""
+    monkeypatch.setattr(native, "library", lambda: library)
+    heads = Heads(1, 1, 16, 1.0, window=3)
+    qkv = torch.randn(40, 48)
+    qkv[:30, 32:] = 3e38
+    out, _ = segments.attend(qkv, heads, [40])
+    assert out[32:].abs().max() < 10
+
+
 @pytest.mark.usefixtures("units")
 def test_what_is_no_number_stays_none() -> None:
     for dtype in CLOSE:
@@ -229,6 +275,21 @@ def test_made_once_and_then_loaded(tmp_path: Path) -> None:
 def test_without_a_compiler_pytorch_does_it(tmp_path: Path) -> None:
     assert ask(LOADS, AFINA_CACHE=str(tmp_path), PATH="", CC="") == "False"
     assert ask(LOADS, AFINA_CACHE=str(tmp_path), AFINA_KERNELS="torch") == "False"
+
+
+def test_not_where_a_second_libomp_would_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert build.library.__wrapped__() is None
+
+
+def test_compilers_without_openmp_are_not_asked_for_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor word; do [ "$word" = -fopenmp ] && exit 1; done\nexit 0\n')
+    compiler.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/bin")
+    assert str(compiler) not in build.compilers()
 
 
 def test_what_others_could_have_written_is_not_run(tmp_path: Path) -> None:

@@ -75,8 +75,8 @@ def attend(
     looks: what tokens see besides their own example; positions (T,): of the tokens, needed with it.
     """
     out = qkv.new_empty(qkv.shape[0], heads.queries * heads.size) if out is None else out
-    ours = qkv.dtype == torch.float32 or native.has_units() or not _fits_torch(heads, max(lengths))
-    if _compiled(qkv, heads) and ours:
+    theirs = _has_units(qkv.dtype) and not native.has_units() and _fits_torch(heads, max(lengths))
+    if _compiled(qkv, heads) and not theirs:
         sums = native.attend(qkv, out, lengths, *heads.shape, heads.scaling, heads.window)
     else:
         sums = _attend(qkv, heads, lengths, out)
@@ -147,8 +147,13 @@ def _compiled(qkv: Tensor, heads: Heads) -> bool:
 
 
 def _fits_torch(heads: Heads, length: int) -> bool:
-    """Whether PyTorch's own causal kernel serves an example; in bfloat16 it uses matrix units that ours does not."""
+    """Whether PyTorch's own causal kernel serves an example."""
     return heads.softcap is None and (heads.window is None or length <= heads.window)
+
+
+def _has_units(dtype: torch.dtype) -> bool:
+    """Whether this processor has matrix units (AMX) for such numbers, which PyTorch's kernel uses and ours only where its compiler knew them."""
+    return dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 def _examples(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import c_float, c_int, c_long, c_void_p
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -57,7 +56,6 @@ def serves_heads(size: int) -> bool:
     return found is not None and size % int(found.lanes_of()) == 0
 
 
-@cache
 def has_units() -> bool:
     """Whether the processor multiplies bfloat16 on matrix units, for which attention has kernels of its own."""
     found = library()

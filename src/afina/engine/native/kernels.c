@@ -18,6 +18,8 @@
 enum { LANES = 16, ACROSS = 4 };
 #elif defined(__AVX__)
 enum { LANES = 8, ACROSS = 2 };
+#elif defined(__SSE2__)
+enum { LANES = 4, ACROSS = 2 };
 #else
 enum { LANES = 4, ACROSS = 4 };
 #endif
@@ -42,11 +44,13 @@ static inline uint16_t narrow(float value) {
     return value != value ? 0x7fc0u : (uint16_t)rounded;
 }
 
-/* e^x to 2 units in the last place: x = n·ln 2 + r, the polynomial of Cephes' expf for r. */
-static inline float exponential(float x) {
-    x = x > 88.0f ? 88.0f : x;
+/* e^x to 2 units in the last place: x = n·ln 2 + r, the polynomial of Cephes' expf for r. 0 where e^x is below 1.6e-38:
+ * numbers so small are in no sum, but products with them would leave the normal range, which takes a processor a hundred
+ * times as long. n is rounded by an addition that leaves no bits behind the point, for which there are registers everywhere. */
+static inline float exponential(float exponent) {
+    float x = exponent > 88.0f ? 88.0f : exponent;
     x = x < -87.0f ? -87.0f : x;
-    float n = __builtin_rintf(x * 1.44269504088896341f);
+    float n = x * 1.44269504088896341f + 12582912.0f - 12582912.0f;
     float r = x - n * 0.693359375f + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -56,7 +60,7 @@ static inline float exponential(float x) {
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
     union { int32_t bits; float number; } power = {((int32_t)n + 127) << 23};
-    return p * power.number;
+    return exponent < -87.0f ? 0.0f : p * power.number;
 }
 
 static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
@@ -65,6 +69,21 @@ static inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponent
 static inline float activation(float gate, int gelu) {
     if (gelu) return 0.5f * gate * (1.0f + hyperbolic_tangent(0.7978845608f * (gate + 0.044715f * gate * gate * gate)));
     return gate / (1.0f + exponential(-gate));
+}
+
+/* The highest of some numbers: of each of 16 places first, because clang leaves a single maximum scalar. */
+static inline float highest(const float *row, long count) {
+    float each[16], most = -INFINITY;
+    long whole = count - count % 16;
+    for (int j = 0; j < 16; j++) each[j] = -INFINITY;
+    for (long begin = 0; begin < whole; begin += 16)
+#pragma omp simd
+        for (int j = 0; j < 16; j++) each[j] = MAX(row[begin + j], each[j]);
+    for (int half = 8; half; half /= 2)
+#pragma omp simd
+        for (int j = 0; j < half; j++) each[j] = MAX(each[j + half], each[j]);
+    for (long i = whole; i < count; i++) most = MAX(row[i], most);
+    return MAX(each[0], most);
 }
 
 /* One block of C (m × n) = or += A (m × k) · B (k × n): m up to DOWN, n in whole lanes up to ACROSS of them, all in registers.
@@ -133,13 +152,12 @@ static void weigh(float *row, long begin, long end, float scaling, float *most, 
         memset(row, 0, TILE * 4);
         return;
     }
-    float high = *most, total = 0.0f;
+    float total = 0.0f;
 #pragma omp simd
     for (long j = 0; j < TILE; j++) row[j] *= scaling;
     for (long j = 0; j < begin; j++) row[j] = NOTHING;
     for (long j = end; j < TILE; j++) row[j] = NOTHING;
-#pragma omp simd reduction(max : high)
-    for (long j = 0; j < TILE; j++) high = row[j] > high ? row[j] : high;
+    float high = MAX(*most, highest(row, TILE));
 #pragma omp simd reduction(+ : total)
     for (long j = 0; j < TILE; j++) {
         row[j] = exponential(row[j] - high);

@@ -154,7 +154,6 @@ int NAME(cross_entropy)(NUMBER *scores, const int64_t *targets, float *losses, l
         for (long row = 0; row < rows; row++) {
             NUMBER *own = scores + row * width;
             if (!able) continue;
-            float most = -INFINITY, sum = 0.0f, wanted;
             if (softcap) {
 #pragma omp simd
                 for (long i = 0; i < width; i++) {
@@ -162,23 +161,15 @@ int NAME(cross_entropy)(NUMBER *scores, const int64_t *targets, float *losses, l
                     weights[i] = softcap * t;
                     slopes[i] = 1.0f - t * t;
                 }
-#pragma omp simd reduction(max : most)
-                for (long i = 0; i < width; i++) most = weights[i] > most ? weights[i] : most;
-                wanted = weights[targets[row]];
-#pragma omp simd reduction(+ : sum)
-                for (long i = 0; i < width; i++) {
-                    weights[i] = exponential(weights[i] - most);
-                    sum += weights[i];
-                }
             } else {
-#pragma omp simd reduction(max : most)
-                for (long i = 0; i < width; i++) most = GET(own[i]) * scale > most ? GET(own[i]) * scale : most;
-                wanted = GET(own[targets[row]]) * scale;
+#pragma omp simd
+                for (long i = 0; i < width; i++) weights[i] = GET(own[i]) * scale;
+            }
+            float most = highest(weights, width), wanted = weights[targets[row]], sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-                for (long i = 0; i < width; i++) {
-                    weights[i] = exponential(GET(own[i]) * scale - most);
-                    sum += weights[i];
-                }
+            for (long i = 0; i < width; i++) {
+                weights[i] = exponential(weights[i] - most);
+                sum += weights[i];
             }
             losses[row] = logf(sum) + most - wanted;
             if (!gradient) continue;

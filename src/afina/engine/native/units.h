@@ -11,7 +11,11 @@
 enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32, AHEAD_ROWS = 16 };
 
 /* Whether this process may use them: the kernel keeps their registers only for those that asked. */
-int units(void) { return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0; }
+int units(void) {
+    static int known = -1;
+    if (known < 0) known = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    return known;
+}
 
 /* Eight registers of 16 rows of 64 bytes for this thread; to be given back by _tile_release. */
 static void claim_units(void) {
