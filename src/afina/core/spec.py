@@ -418,10 +418,14 @@ class TrainSpec(BaseModel):
         """Examples of one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps
 
+    @property
+    def full_learning_rate(self) -> float:
+        """The rate that the schedule scales: as given, else the method's usual one."""
+        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
     def resolved(self) -> TrainSpec:
         """The same spec with the defaults that depend on other settings filled in."""
-        rate = LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
-        return self.model_copy(update={"learning_rate": rate})
+        return self.model_copy(update={"learning_rate": self.full_learning_rate})
 
 
 def about(name: str) -> About:
