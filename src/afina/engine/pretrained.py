@@ -1,0 +1,89 @@
+"""transformers' model of a folder, with every number it needs from the folder's own safetensors files.
+
+transformers fills in what a file lacks with random numbers and says so in its log only; here that is an error. Reads no
+other format and runs no code of the model's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from afina.core.compute import collector_at_rest
+from afina.core.errors import AfinaError, Problem
+from afina.core.messages import N_, Message, say
+from afina.engine.folders import weight_files
+
+BROKEN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+"""What libraries raise for files that are not what they should be."""
+NAMED = 3
+INDEX = "model.safetensors.index.json"
+
+
+@collector_at_rest()
+def load(folder: Path, field: str = "model", **settings: Any) -> Any:
+    """The model of `folder`; settings: for transformers' `from_pretrained`. Raises AfinaError `broken_model`, about `field`."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        # other shapes are let through here because transformers would not say which
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            ignore_mismatched_sizes=True, output_loading_info=True, **settings,
+        )  # fmt: skip
+    except BROKEN as error:
+        raise unloadable(folder, error, field) from error
+    missing, other = sorted(found["missing_keys"]), sorted(name for name, *_ in found["mismatched_keys"])
+    if missing:
+        text = N_(
+            "The weights of “{name}” are not complete: {file} lacks tensors that config.json asks for ({count}: {tensors})."
+        )
+        raise _broken(_about(text, folder, missing), field, missing)
+    if other:
+        text = N_(
+            "The weights of “{name}” do not belong to its config.json: in {file}, tensors have another shape ({count}: {tensors})."
+        )
+        raise _broken(_about(text, folder, other), field, other)
+    return model
+
+
+def check(folder: Path, field: str) -> None:
+    """Read the heads of the weights only, and raise what `load` would raise."""
+    load(folder, field, device_map="meta")
+
+
+def unloadable(folder: Path, error: BaseException, field: str = "model") -> AfinaError:
+    """The error `broken_model` for what a library said of `folder`."""
+    text = N_("The model “{name}” cannot be loaded: {reason}")
+    return _broken(say(text, name=folder.name, reason=first_line(error)), field)
+
+
+def named(tensors: Collection[str]) -> str:
+    """The first few of `tensors`."""
+    first = ", ".join(list(tensors)[:NAMED])
+    return first if len(tensors) <= NAMED else f"{first}, …"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what `error` says."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
+
+
+def _about(text: str, folder: Path, tensors: list[str]) -> Message:
+    files = weight_files(folder)
+    file = files[0].name if len(files) == 1 else INDEX
+    return Message(text, {"name": folder.name, "file": file, "count": len(tensors), "tensors": named(tensors)})
+
+
+def _broken(message: Message, field: str, tensors: Collection[str] = ()) -> AfinaError:
+    given = field == "source"
+    remedy = N_("Download or copy it again.") if given else N_("Delete the model and add it again.")
+    problem = Problem("broken_model", message, say(remedy), field=field, value=named(tensors) or None)
+    return AfinaError(problem, "wrong_input" if given else "failed")
