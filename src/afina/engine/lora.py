@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
-from afina.engine.pretrained import BROKEN, first_line, named
+from afina.engine.pretrained import BROKEN, broken, first_line, named
 
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
@@ -106,7 +106,7 @@ def attach(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an older name
         if earlier:
-            wrapped = model
+            wrapped: Any = model
             for name, folder in zip(_names(earlier), earlier, strict=True):
                 wrapped = beside(wrapped, folder, name)
             wrapped.add_adapter(ADAPTER, config)
@@ -160,16 +160,9 @@ def _mismatch(error: BaseException, adapter: Path) -> AfinaError:
 
 def _incomplete(adapter: Path, missing: list[str]) -> AfinaError:
     text = N_("The LoRA adapter in “{folder}” is not complete: {file} lacks tensors ({count}: {tensors}).")
-    return AfinaError(
-        Problem(
-            "broken_model",
-            say(text, folder=str(adapter), file=WEIGHTS, count=len(missing), tensors=named(missing)),
-            say(N_("Copy the adapter again or train it again, or choose the base model it was trained on.")),
-            field="model",
-            value=named(missing),
-        ),
-        "failed",
-    )
+    message = say(text, folder=str(adapter), file=WEIGHTS, count=len(missing), tensors=named(missing))
+    remedy = say(N_("Copy the adapter again or train it again, or choose the base model it was trained on."))
+    return broken(message, missing, remedy=remedy)
 
 
 def speed_up(model: nn.Module) -> int:

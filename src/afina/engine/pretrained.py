@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from afina.core.compute import collector_at_rest
-from afina.core.errors import AfinaError, Problem
+from afina.core.errors import AfinaError, Kind, Problem
 from afina.core.messages import N_, Message, say
 from afina.engine.folders import weight_files
 
@@ -44,12 +44,12 @@ def load(folder: Path, field: str = "model", **settings: Any) -> Any:
         text = N_(
             "The weights of “{name}” are not complete: {file} lacks tensors that config.json asks for ({count}: {tensors})."
         )
-        raise _broken(_about(text, folder, missing), field, missing)
+        raise broken(_about(text, folder, missing), missing, field)
     if other:
         text = N_(
             "The weights of “{name}” do not belong to its config.json: in {file}, tensors have another shape ({count}: {tensors})."
         )
-        raise _broken(_about(text, folder, other), field, other)
+        raise broken(_about(text, folder, other), other, field)
     return model
 
 
@@ -60,8 +60,16 @@ def check(folder: Path, field: str) -> None:
 
 def unloadable(folder: Path, error: BaseException, field: str = "model") -> AfinaError:
     """The error `broken_model` for what a library said of `folder`."""
-    text = N_("The model “{name}” cannot be loaded: {reason}")
-    return _broken(say(text, name=folder.name, reason=first_line(error)), field)
+    message = say(N_("The model “{name}” cannot be loaded: {reason}"), name=folder.name, reason=first_line(error))
+    return AfinaError(Problem("broken_model", message, _remedy(field), field=field), _kind(field))
+
+
+def broken(
+    message: Message, tensors: Collection[str], field: str = "model", remedy: Message | None = None
+) -> AfinaError:
+    """The error `broken_model` for weights in which something is wrong with `tensors`."""
+    problem = Problem("broken_model", message, remedy or _remedy(field), field=field, value=named(tensors))
+    return AfinaError(problem, _kind(field))
 
 
 def named(tensors: Collection[str]) -> str:
@@ -82,8 +90,9 @@ def _about(text: str, folder: Path, tensors: list[str]) -> Message:
     return Message(text, {"name": folder.name, "file": file, "count": len(tensors), "tensors": named(tensors)})
 
 
-def _broken(message: Message, field: str, tensors: Collection[str] = ()) -> AfinaError:
-    given = field == "source"
-    remedy = N_("Download or copy it again.") if given else N_("Delete the model and add it again.")
-    problem = Problem("broken_model", message, say(remedy), field=field, value=named(tensors) or None)
-    return AfinaError(problem, "wrong_input" if given else "failed")
+def _remedy(field: str) -> Message:
+    return say(N_("Download or copy it again.") if field == "source" else N_("Delete the model and add it again."))
+
+
+def _kind(field: str) -> Kind:
+    return "wrong_input" if field == "source" else "failed"
