@@ -20,6 +20,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import sync_folder, write_json
 from afina.core.messages import N_, Message, say
 from afina.data.template import ChatTokenizer
+from afina.engine import device as devices
 from afina.engine import pretrained
 from afina.engine.folders import inspect_folder, licence_of, parameters_of
 
@@ -161,6 +162,8 @@ def _from_gguf(file: Path, part: Path, tell: Progress) -> dict[str, Any]:
             file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
     except (ValueError, KeyError, NotImplementedError, ImportError, RuntimeError, OSError) as error:
+        if devices.is_out_of_memory(error):
+            raise
         raise AfinaError(
             Problem(
                 "gguf_not_supported",

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
+from afina.engine import device as devices
 from afina.engine.pretrained import BROKEN, broken, first_line, named
 
 ADAPTER = "default"
@@ -139,6 +140,8 @@ def beside(model: nn.Module, folder: Path, name: str = ADAPTER) -> Any:
             wrapped = peft.get_peft_model(model, config, adapter_name=name)
         missing = wrapped.load_adapter(str(folder), adapter_name=name).missing_keys
     except BROKEN as error:
+        if devices.is_out_of_memory(error):
+            raise
         raise _mismatch(error, folder) from error
     if missing:
         raise _incomplete(folder, sorted(each.replace(f".{name}.", ".") for each in missing))

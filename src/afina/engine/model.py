@@ -18,10 +18,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from afina.core.compute import collector_at_rest
-from afina.engine import attention, fused, kernels, lora, pretrained, quantized
+from afina.engine import attention, fused, kernels, lora, memory, pretrained, quantized
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import FAMILIES, Decoder
+from afina.engine.folders import parameters_of
 from afina.engine.loss import cross_entropy
 from afina.engine.speaker import Speaker, finish_scores
 
@@ -38,17 +39,19 @@ def load(
 ) -> Any:
     """transformers' model of `folder` in `dtype`, with LoRA `adapters` merged in their order.
 
-    quantization: bits of the linear layers' weights ("none", "8bit", "4bit"; then nothing can be merged). Raises AfinaError `broken_model`, `adapter_mismatch`, `bitsandbytes_missing`.
+    quantization: bits of the linear layers' weights ("none", "8bit", "4bit"; then nothing can be merged). Raises AfinaError `broken_model`, `adapter_mismatch`, `bitsandbytes_missing`,
+    `out_of_memory`.
     """
     more = quantized.arguments(quantization, dtype, device)
-    model = pretrained.load(folder, dtype=dtype, **more)
-    for adapter in adapters:
-        model = lora.beside(model, adapter).merge_and_unload()
-    model.requires_grad_(False)
-    if more:  # already on the device
-        quantized.keep_as_they_are(model)
-        return model
-    return model.to(device)
+    with memory.asked_for(folder.name, parameters_of(folder) * dtype.itemsize, dtype, device):
+        model = pretrained.load(folder, dtype=dtype, **more)
+        for adapter in adapters:
+            model = lora.beside(model, adapter).merge_and_unload()
+        model.requires_grad_(False)
+        if not more:  # else it is already there
+            return model.to(device)
+    quantized.keep_as_they_are(model)
+    return model
 
 
 @collector_at_rest()

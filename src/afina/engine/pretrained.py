@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Kind, Problem
 from afina.core.messages import N_, Message, say
+from afina.engine import device as devices
 from afina.engine.folders import weight_files
 
 BROKEN = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
@@ -25,7 +26,8 @@ INDEX = "model.safetensors.index.json"
 
 @collector_at_rest()
 def load(folder: Path, field: str = "model", **settings: Any) -> Any:
-    """The model of `folder`; settings: for transformers' `from_pretrained`. Raises AfinaError `broken_model`, about `field`."""
+    """The model of `folder`; settings: for transformers' `from_pretrained`. Raises AfinaError `broken_model`, about `field`,
+    and the allocator's error."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -38,6 +40,8 @@ def load(folder: Path, field: str = "model", **settings: Any) -> Any:
             ignore_mismatched_sizes=True, output_loading_info=True, **settings,
         )  # fmt: skip
     except BROKEN as error:
+        if devices.is_out_of_memory(error):
+            raise
         raise unloadable(folder, error, field) from error
     missing, other = sorted(found["missing_keys"]), sorted(name for name, *_ in found["mismatched_keys"])
     if missing:
