@@ -18,7 +18,7 @@ import torch
 from transformers.models.llama import modeling_llama  # noqa: F401  not to be loaded within the limit
 
 from afina.core.errors import AfinaError
-from afina.core.spec import parse_spec
+from afina.core.parsing import parse_spec
 from afina.data.examples import Example, Turn
 from afina.engine import device as devices
 from afina.engine.loop import Job, fit
