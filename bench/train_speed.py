@@ -28,8 +28,8 @@ import machine
 
 from afina.core.cache import cache_folder
 from afina.core.compute import compute_environment
+from afina.core.parsing import parse_spec
 from afina.core.paths import find_home
-from afina.core.spec import parse_spec
 from afina.data.examples import Example
 from afina.data.readers import read
 from afina.data.template import ChatTokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 from protocol import Turns
 
 from afina.core.events import Preflight, Step
-from afina.core.spec import parse_spec
+from afina.core.parsing import parse_spec
 from afina.data.examples import Example
 from afina.data.readers import read
 from afina.engine.loop import Job, fit

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from afina.core.errors import AfinaError
-from afina.core.spec import TrainSpec, about, choices, limits, parse_spec
+from afina.core.parsing import parse_spec
+from afina.core.spec import TrainSpec, about, choices, limits
 
 
 def problems(**data: object) -> dict[str | None, str]:

@@ -2,7 +2,8 @@
 
 The limit is set when WHEN happens, so many megabytes above what the process holds then (0: none): "preflight" (the longest row
 was computed), "loading_model" or "sampling" (such a phase begins). WHAT is limited: "data" (what is written to) or
-"addresses" (all that is mapped). MORE: settings, as JSON. Prints the events as JSON lines, and `{"type": "error", "code": …}` when the run fails.
+"addresses" (all that is mapped). MORE: settings, as JSON. Where the precision is left open, float32 is the faster one. Prints the events as JSON lines, and
+`{"type": "error", "code": …, "message": …}` when the run fails.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import sys
 from pathlib import Path
 
 import peft  # noqa: F401
+import torch
 from transformers.models.llama import modeling_llama  # noqa: F401  not to be loaded within the limit
 
-from afina.core.spec import parse_spec
+from afina.core.errors import AfinaError
+from afina.core.parsing import parse_spec
 from afina.data.examples import Example, Turn
-from afina.engine.device import is_out_of_memory
+from afina.engine import device as devices
 from afina.engine.loop import Job, fit
 
 
@@ -46,16 +49,23 @@ def main(
     spec = {"model": "m", "dataset": "d", "batch_size": int(batch), "max_length": 4096, "precision": "float32", "device": "cpu",
             "epochs": 1, "learning_rate": 1e-3, "sample_prompts": ["0?"], **json.loads(more)}  # fmt: skip
     job = Job(parse_spec(spec), Path(model), Path(folder), examples, examples[:2])
+    devices.fastest_dtype = lambda *measured: (torch.float32, 1e10)
     try:
         for event in fit(job):
             sys.stdout.write(json.dumps(event.as_json()) + "\n")
             if when in (event.type, getattr(event, "name", None)) and int(megabytes):
                 limit(int(megabytes), what)
                 megabytes = "0"
+    except AfinaError as error:
+        say_error(error.code, str(error))
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not devices.is_out_of_memory(error):
             raise
-        sys.stdout.write(json.dumps({"type": "error", "code": "out_of_memory"}) + "\n")
+        say_error("out_of_memory", "")
+
+
+def say_error(code: str, message: str) -> None:
+    sys.stdout.write(json.dumps({"type": "error", "code": code, "message": message}) + "\n")
 
 
 if __name__ == "__main__":

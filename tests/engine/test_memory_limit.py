@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from afina.core.compute import compute_environment
@@ -21,30 +22,32 @@ GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "6553
 """What is freed goes back to the system at once, so that the limit counts what is in use."""
 
 
+def build(folder: Path, hidden: int, inner: int, layers: int, dtype: torch.dtype = torch.float32) -> Path:
+    """A random Llama of that size, stored in `dtype`."""
+    config = AutoConfig.for_model(
+        "llama", vocab_size=tiny.build_tokenizer(folder), hidden_size=hidden, intermediate_size=inner, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=dtype).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Few weights and many layers: what is kept for backward is nearly all of the memory."""
-    folder = tmp_path_factory.mktemp("models") / "deep"
-    size = tiny.build_tokenizer(folder)
-    config = AutoConfig.for_model(
-        "llama", vocab_size=size, hidden_size=128, intermediate_size=256, num_hidden_layers=24, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+    return build(tmp_path_factory.mktemp("models") / "deep", 128, 256, 24)
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Many weights and few layers: what the optimizer keeps is nearly all of the memory."""
-    folder = tmp_path_factory.mktemp("models") / "wide"
-    size = tiny.build_tokenizer(folder)
-    config = AutoConfig.for_model(
-        "llama", vocab_size=size, hidden_size=768, intermediate_size=2048, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=4096, tie_word_embeddings=True,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+    return build(tmp_path_factory.mktemp("models") / "wide", 768, 2048, 2)
+
+
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights are nearly all of the memory: 81 MB on disk and in bfloat16, 163 MB in float32."""
+    return build(tmp_path_factory.mktemp("models") / "heavy", 768, 2048, 6, torch.bfloat16)
 
 
 def train(
@@ -89,7 +92,7 @@ def test_activations_computed_again(deep: Path, tmp_path: Path) -> None:
 
 def test_what_cannot_fit_fails_by_name(deep: Path, tmp_path: Path) -> None:
     tight = train(deep, tmp_path / "tight", 70, 1600, 1, 3)
-    assert tight[-1] == {"type": "error", "code": "out_of_memory"}
+    assert (tight[-1]["type"], tight[-1]["code"]) == ("error", "out_of_memory")
 
 
 def test_under_the_worker_s_own_allocator(deep: Path, tmp_path: Path) -> None:
@@ -111,7 +114,7 @@ def test_under_the_worker_s_own_allocator(deep: Path, tmp_path: Path) -> None:
 def test_the_optimizer_s_memory_is_asked_for_before_the_first_step(wide: Path, tmp_path: Path) -> None:
     """Weights and gradients fit and the two moments do not: no step is begun that cannot be ended."""
     tight = train(wide, tmp_path / "tight", 150, 20, 1, 3, "loading_model", "data", '{"method": "full"}')
-    assert tight[-1] == {"type": "error", "code": "out_of_memory"}
+    assert (tight[-1]["type"], tight[-1]["code"]) == ("error", "out_of_memory")
     assert not {"preflight", "step"} & {event["type"] for event in tight}
     roomy = train(wide, tmp_path / "roomy", 600, 20, 1, 3, "loading_model", "data", '{"method": "full"}')
     assert roomy[-1]["type"] == "finished"
@@ -124,3 +127,31 @@ def test_sample_answers_that_do_not_fit_are_left_out(deep: Path, tmp_path: Path)
     assert not [event for event in tight if event["type"] == "sample"]
     assert [event["step"] for event in tight if event["type"] == "step"] == [1, 2, 3]
     assert tight[-1]["type"] == "finished"
+
+
+def test_weights_that_do_not_fit_in_float32_are_loaded_in_bfloat16(heavy: Path, tmp_path: Path) -> None:
+    tight = train(heavy, tmp_path / "tight", 230, 20, 1, 3, "loading_model", "data", '{"precision": "auto"}')
+    assert "bfloat16_for_memory" in [event.get("code") for event in tight]
+    assert next(event["precision"] for event in tight if event["type"] == "preflight") == "bfloat16"
+    assert tight[-1]["type"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "what", "settings"),
+    [
+        (230, "data", '{"precision": "float32"}'),
+        (90, "data", '{"precision": "auto"}'),
+        (90, "addresses", "{}"),
+        (20, "data", "{}"),
+    ],
+)
+def test_weights_that_do_not_fit_fail_by_name(
+    heavy: Path, tmp_path: Path, megabytes: int, what: str, settings: str
+) -> None:
+    """Whether it is the allocator that says so, the mapping of the file, or a thread that cannot start."""
+    tight = train(heavy, tmp_path / "tight", megabytes, 20, 1, 3, "loading_model", what, settings)
+    assert (tight[-1]["type"], tight[-1]["code"]) == ("error", "out_of_memory")
+    precision, needed = ("bfloat16", 81) if "auto" in settings else ("float32", 163)
+    assert f"“heavy”: its weights alone take {needed} MB in {precision}, and " in tight[-1]["message"]
+    there = int(tight[-1]["message"].split(" and ")[-1].split()[0])
+    assert megabytes - 40 < there <= megabytes

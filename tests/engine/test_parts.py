@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from afina.core import events
+from afina.engine import loss as losses
 from afina.engine import memory, optim
 from afina.engine.batches import Item, Order, Part, rows_of
 from afina.engine.loss import cross_entropy
@@ -36,6 +37,22 @@ def test_loss_in_chunks_is_the_loss(monkeypatch: pytest.MonkeyPatch, scale: floa
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
     for one, other in zip(given, wanted, strict=True):
         assert torch.allclose(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_looking_makes_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation beside a trained head costs what it costs beside a frozen one."""
+    asked: list[bool] = []
+    rows = losses._rows
+    monkeypatch.setattr(losses, "_rows", lambda *given: asked.append(given[-1]) or rows(*given))
+    hidden, targets = torch.randn(5, 8), torch.tensor([1, 2, 3, 4, 5])
+    weight, bias = torch.randn(11, 8, requires_grad=True), torch.randn(11, requires_grad=True)
+    learned = cross_entropy(hidden, weight, bias, targets)
+    with torch.no_grad():
+        looked = cross_entropy(hidden, weight, bias, targets)
+    assert asked == [True, False]
+    assert looked.item() == pytest.approx(learned.item())
+    learned.backward()
+    assert weight.grad is not None
 
 
 def test_nothing_learned_is_no_loss() -> None:

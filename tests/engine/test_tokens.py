@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from afina.core.spec import TrainSpec, parse_spec
+from afina.core.parsing import parse_spec
+from afina.core.spec import TrainSpec
 from afina.data import revision
 from afina.data.examples import Example, Turn
 from afina.data.split import sides, split

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.core import events
-from afina.core.spec import parse_spec
+from afina.core.parsing import parse_spec
 from afina.data.examples import Example, Turn
 from afina.engine.loop import Job, fit
 

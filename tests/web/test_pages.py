@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
+from afina.core.parsing import parse_spec
 from afina.core.paths import Home
-from afina.core.spec import TrainSpec, about, parse_spec
+from afina.core.spec import TrainSpec, about
 from afina.web import form
 from tests.web.conftest import add_pairs
 

@@ -22,9 +22,10 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.events import Phase
 from afina.core.files import write_json
 from afina.core.messages import N_, say
+from afina.core.parsing import parse_spec
 from afina.core.paths import Home
 from afina.core.quantization import missing
-from afina.core.spec import TrainSpec, parse_spec
+from afina.core.spec import TrainSpec
 from afina.registry import runs as rows
 from afina.runs.index import index
 from afina.runs.log import EventLog

@@ -23,6 +23,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.data.examples import Turn
 from afina.data.template import ChatTokenizer
+from afina.engine.device import is_out_of_memory
 from afina.engine.generate import Generator
 
 
@@ -120,7 +121,7 @@ def context_length(model: Path) -> int | None:
 
 def _unloadable(model: Path, error: Exception) -> AfinaError:
     detail = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-    if isinstance(error, MemoryError) or "out of memory" in detail.lower():
+    if is_out_of_memory(error):
         return AfinaError(
             Problem(
                 "out_of_memory",

@@ -10,11 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from afina.core.errors import AfinaError, Problem
-from afina.core.messages import N_, Message, say
+from afina.core.messages import N_
 
 Method = Literal["lora", "full"]
 Schedule = Literal["linear", "cosine", "constant", "inverse_sqrt"]
@@ -418,10 +417,14 @@ class TrainSpec(BaseModel):
         """Examples of one optimizer step."""
         return self.batch_size * self.gradient_accumulation_steps
 
+    @property
+    def full_learning_rate(self) -> float:
+        """The rate that the schedule scales: as given, else the method's usual one."""
+        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
     def resolved(self) -> TrainSpec:
         """The same spec with the defaults that depend on other settings filled in."""
-        rate = LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
-        return self.model_copy(update={"learning_rate": rate})
+        return self.model_copy(update={"learning_rate": self.full_learning_rate})
 
 
 def about(name: str) -> About:
@@ -444,96 +447,3 @@ def choices(name: str) -> list[str]:
     field: FieldInfo = TrainSpec.model_fields[name]
     values = get_args(field.annotation)
     return [value for value in values if isinstance(value, str)]
-
-
-def parse_spec(data: Any) -> TrainSpec:
-    """Validate completely. Raises AfinaError with every problem at once (`unknown_setting`, `missing_setting`,
-    `out_of_range`, `not_a_choice`, `wrong_type`, `dataset_twice`, `quantization_needs_lora`)."""
-    try:
-        return TrainSpec.model_validate(data)
-    except ValidationError as error:
-        raise AfinaError([_problem(item) for item in error.errors(include_url=False)]) from None
-
-
-_BOUNDS: dict[str, tuple[str, str]] = {
-    "greater_than": ("gt", N_("“{field}” must be more than {limit}; it is {value}.")),
-    "greater_than_equal": ("ge", N_("“{field}” must be at least {limit}; it is {value}.")),
-    "less_than": ("lt", N_("“{field}” must be less than {limit}; it is {value}.")),
-    "less_than_equal": ("le", N_("“{field}” must be at most {limit}; it is {value}.")),
-}
-
-
-def _problem(item: Any) -> Problem:
-    """One pydantic error as a problem of ours."""
-    kind, where, value, context = item["type"], item["loc"], item.get("input"), item.get("ctx", {})
-    field = str(where[0]) if where else None
-    name = ".".join(str(part) for part in where)
-    change = say(N_("Change “{field}” and try again."), field=name)
-    if kind == "extra_forbidden":
-        return Problem(
-            "unknown_setting",
-            say(N_("There is no setting “{field}”."), field=name),
-            say(N_("The settings are listed in the reference page.")),
-            field,
-            value,
-        )
-    if kind == "missing":
-        return Problem(
-            "missing_setting",
-            say(N_("“{field}” is missing."), field=name),
-            say(N_("Give a value for “{field}”."), field=name),
-            field,
-        )
-    if kind in _BOUNDS:
-        key, template = _BOUNDS[kind]
-        return Problem(
-            "out_of_range",
-            Message(template, {"field": name, "limit": context[key], "value": _short(value)}),
-            change,
-            field,
-            value,
-        )
-    if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
-        return Problem(
-            "out_of_range", say(N_("“{field}” is empty or too long."), field=name), change, field, _short(value)
-        )
-    if kind == "literal_error":
-        return Problem(
-            "not_a_choice",
-            say(
-                N_("“{field}” cannot be “{value}”; it is one of: {choices}."),
-                field=name,
-                value=_short(value),
-                choices=context.get("expected", ""),
-            ),
-            change,
-            field,
-            _short(value),
-        )
-    if kind == "value_error" and str(context.get("error")) == "quantization_needs_lora":
-        return Problem(
-            "quantization_needs_lora",
-            say(N_("Weights of 8 or 4 bits cannot be trained themselves, so full fine-tuning needs them whole.")),
-            say(N_("Choose LoRA as the method, or no quantisation.")),
-            "quantization",
-            value.quantization if isinstance(value, TrainSpec) else None,
-        )
-    if kind == "value_error":
-        return Problem(
-            "dataset_twice",
-            say(N_("A dataset stands twice in the list.")),
-            say(N_("Name each dataset once and give it a weight.")),
-            "dataset",
-        )
-    return Problem(
-        "wrong_type",
-        say(N_("“{field}” cannot be “{value}”."), field=name, value=_short(value)),
-        change,
-        field,
-        _short(value),
-    )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else text[:79] + "…"

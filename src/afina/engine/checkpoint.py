@@ -7,9 +7,6 @@ by a thread, from a copy in memory, while training goes on.
 
 from __future__ import annotations
 
-import errno
-import os
-import re
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
 from afina.core.files import read_json, sync_folder, write_json
 from afina.engine import device as devices
+from afina.engine import tensorfile
 from afina.engine.optim import Trained
 
 FOLDER = "checkpoints"
@@ -124,8 +121,8 @@ def _write(folder: Path, snapshot: _Snapshot) -> Saved:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    _save(snapshot.weights, part / "weights.safetensors")
-    _save(snapshot.optimizer, part / "optimizer.safetensors")
+    tensorfile.write(part / "weights.safetensors", snapshot.weights)
+    tensorfile.write(part / "optimizer.safetensors", snapshot.optimizer)
     write_json(part / "state.json", snapshot.state)
     files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
     write_json(part / "manifest.json", {"step": snapshot.step, "files": files})
@@ -212,21 +209,6 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], num
             state.setdefault(int(index), {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-
-
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:  # it says an error of the file system in words only
-        raise OSError(_number(str(error)), str(error), str(path)) from error
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def _number(words: str) -> int:
-    """The error number in “… (os error 28)”."""
-    found = re.search(r"os error (\d+)", words)
-    return int(found[1]) if found else errno.EIO
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.files import sync_folder, write_json
 from afina.core.messages import N_, Message, say
 from afina.data.template import ChatTokenizer
+from afina.engine import device as devices
+from afina.engine import pretrained
 from afina.engine.folders import inspect_folder, licence_of, parameters_of
 
 Progress = Callable[[float, Message], None]
@@ -35,7 +37,7 @@ def convert(source: Path, destination: Path, on_progress: Progress | None = None
     """Make the folder `destination` from `source`; it must not exist yet.
 
     Raises AfinaError: `not_found`, `exists`, `no_space`, `not_a_model`, `unsafe_weights`, `unknown_architecture`,
-    `quantised_weights`, `broken_weights`, `gguf_not_supported`, `no_tokenizer`.
+    `quantised_weights`, `broken_weights`, `broken_model`, `gguf_not_supported`, `no_tokenizer`.
     """
     tell = on_progress or (lambda share, message: None)
     source = source.expanduser().absolute()
@@ -96,6 +98,7 @@ def _fill(source: Path, part: Path, tell: Progress) -> dict[str, Any]:
 def _from_folder(source: Path, part: Path, tell: Progress) -> dict[str, Any]:
     """Copy what belongs to a model, after it has been looked through."""
     inspect_folder(source)
+    pretrained.check(source, "source")
     files = sorted({path for pattern in KEPT for path in source.glob(pattern) if path.is_file()})
     _require_space(part, sum(path.stat().st_size for path in files))
     sums = _copy(files, part, tell)
@@ -159,10 +162,12 @@ def _from_gguf(file: Path, part: Path, tell: Progress) -> dict[str, Any]:
             file.parent, gguf_file=file.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
         )
     except (ValueError, KeyError, NotImplementedError, ImportError, RuntimeError, OSError) as error:
+        if devices.is_out_of_memory(error):
+            raise
         raise AfinaError(
             Problem(
                 "gguf_not_supported",
-                say(N_("This GGUF file cannot be converted: {reason}"), reason=_first_line(error)),
+                say(N_("This GGUF file cannot be converted: {reason}"), reason=pretrained.first_line(error)),
                 say(N_("Take the same model as a folder with safetensors files.")),
                 field="source",
                 value=str(file),
@@ -200,7 +205,11 @@ def _gguf_fields(file: Path) -> dict[str, Any]:
         raise AfinaError(
             Problem(
                 "gguf_not_supported",
-                say(N_("“{name}” is not a complete GGUF file: {reason}"), name=file.name, reason=_first_line(error)),
+                say(
+                    N_("“{name}” is not a complete GGUF file: {reason}"),
+                    name=file.name,
+                    reason=pretrained.first_line(error),
+                ),
                 say(N_("Download or copy it again.")),
                 field="source",
                 value=str(file),
@@ -222,7 +231,7 @@ def _convert_tokenizer(folder: Path) -> None:
         raise AfinaError(
             Problem(
                 "no_tokenizer",
-                say(N_("The model's tokenizer cannot be converted: {reason}"), reason=_first_line(error)),
+                say(N_("The model's tokenizer cannot be converted: {reason}"), reason=pretrained.first_line(error)),
                 say(N_("Put a tokenizer.json into the folder and add the model again.")),
                 field="source",
             )
@@ -246,8 +255,3 @@ def _require_space(folder: Path, size: int) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from afina.core.cache import recalled, remember
 from afina.core.errors import AfinaError, Problem
@@ -49,6 +50,19 @@ FAILURES = (
     LookupError,
 )
 """How a kernel, or its compiler, says that it does not work here."""
+
+OF_MEMORY = (MemoryError, RuntimeError, OSError, ImportError, SafetensorError)
+"""What is raised where memory runs out: by allocators, by the system that is to map a file or start a thread, by safetensors."""
+SIGNS_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "bad allocation",
+    "can't start new thread",
+    "failed to map segment",
+)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -199,6 +213,19 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
+def obtainable_memory(device: torch.device) -> int:
+    """Bytes that this process can still get: what is free, within the limits that the system was told for it."""
+    free = free_memory(device)
+    if device.type != "cpu" or sys.platform == "win32":
+        return free
+    import resource
+
+    held = psutil.Process().memory_info()
+    limits = [(resource.RLIMIT_AS, held.vms), (resource.RLIMIT_DATA, getattr(held, "data", 0))]
+    within = [resource.getrlimit(kind)[0] - taken for kind, taken in limits if resource.getrlimit(kind)[0] >= 0]
+    return max(0, min([free, *within]))
+
+
 def peak_memory(device: torch.device) -> int:
     """The most bytes this process has held: on the device where it has a memory of its own, else resident."""
     if library := _library(device):
@@ -215,8 +242,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that memory ran out, on whichever device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    signs = ("not enough memory", "can't allocate memory", "out of memory", "bad_alloc", "bad allocation")
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    return isinstance(error, OF_MEMORY) and any(sign in str(error).lower() for sign in SIGNS_OF_MEMORY)
 
 
 def release_memory(device: torch.device) -> None:

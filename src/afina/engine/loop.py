@@ -19,7 +19,8 @@ from afina.engine import checkpoint, optim, output, prefixes, samples
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end, rows_of
 from afina.engine.evaluate import validation_loss
-from afina.engine.setup import Job, Keep, Ready, prepare
+from afina.engine.job import Job, Keep
+from afina.engine.setup import Ready, prepare
 from afina.engine.watch import Watch
 
 __all__ = ["Job", "fit"]
@@ -31,13 +32,7 @@ def fit(job: Job) -> Iterator[Event]:
 
     Goes on from the newest complete checkpoint in the run folder, if there is one, exactly as if it had never stopped.
     """
-    ready: Ready | None = None
-    for made in prepare(job):
-        if isinstance(made, Ready):
-            ready = made
-        else:
-            yield made
-    assert ready is not None  # noqa: S101  prepare ends with it or raises
+    ready = yield from prepare(job)
     run = Run(ready)
     try:
         yield from run.events()

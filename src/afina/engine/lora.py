@@ -26,8 +26,11 @@ from torch import Tensor, nn
 from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
+from afina.engine import device as devices
+from afina.engine.pretrained import BROKEN, broken, first_line, named
 
 ADAPTER = "default"
+WEIGHTS = "adapter_model.safetensors"
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -91,7 +94,7 @@ def attach(
 
     targets: ["all-linear"] or names of linear layers. fast: compute plain layers in one product. earlier: adapters that
     stand beside the weights, as trained, where they cannot be merged. Raises AfinaError `unknown_target_modules`,
-    `adapter_mismatch`.
+    `adapter_mismatch`, `broken_model`.
     """
     import peft
 
@@ -104,7 +107,9 @@ def attach(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an older name
         if earlier:
-            wrapped = _beside(model, earlier)
+            wrapped: Any = model
+            for name, folder in zip(_names(earlier), earlier, strict=True):
+                wrapped = beside(wrapped, folder, name)
             wrapped.add_adapter(ADAPTER, config)
             wrapped.base_model.set_adapter([*_names(earlier), ADAPTER])
             for name, weight in wrapped.named_parameters():
@@ -120,38 +125,47 @@ def _names(earlier: Sequence[Path]) -> list[str]:
     return [f"earlier_{number}" for number in range(len(earlier))]
 
 
-def _beside(model: nn.Module, earlier: Sequence[Path]) -> Any:
-    """PEFT's model with the adapters of the folders `earlier`, frozen."""
+def beside(model: nn.Module, folder: Path, name: str = ADAPTER) -> Any:
+    """PEFT's model with the adapter of `folder`, frozen, called `name`; model: transformers' or PEFT's. Raises AfinaError
+    `adapter_mismatch`, and `broken_model` where the file lacks tensors (PEFT would make them up)."""
     import peft
-    from safetensors import SafetensorError
 
-    wrapped: Any = model
     try:
-        for name, adapter in zip(_names(earlier), earlier, strict=True):
-            if not (adapter / "adapter_model.safetensors").is_file():
-                raise ValueError("adapter_model.safetensors is missing")
-            if isinstance(wrapped, peft.PeftModel):
-                wrapped.load_adapter(str(adapter), adapter_name=name)
-            else:
-                wrapped = peft.PeftModel.from_pretrained(model, str(adapter), adapter_name=name)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise mismatch(error, adapter) from error
+        if not (folder / WEIGHTS).is_file():
+            raise ValueError(f"{WEIGHTS} is missing")
+        wrapped: Any = model
+        if not isinstance(model, peft.PeftModel):
+            config = peft.PeftConfig.from_pretrained(str(folder))
+            config.inference_mode = True
+            wrapped = peft.get_peft_model(model, config, adapter_name=name)
+        missing = wrapped.load_adapter(str(folder), adapter_name=name).missing_keys
+    except BROKEN as error:
+        if devices.is_out_of_memory(error):
+            raise
+        raise _mismatch(error, folder) from error
+    if missing:
+        raise _incomplete(folder, sorted(each.replace(f".{name}.", ".") for each in missing))
     return wrapped
 
 
-def mismatch(error: BaseException, adapter: Path) -> AfinaError:
-    """The error `adapter_mismatch`."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _mismatch(error: BaseException, adapter: Path) -> AfinaError:
     return AfinaError(
         Problem(
             "adapter_mismatch",
-            say(N_("The LoRA adapter does not fit the model: {reason}"), reason=reason),
+            say(N_("The LoRA adapter does not fit the model: {reason}"), reason=first_line(error)),
             say(N_("Choose the base model it was trained on.")),
             field="model",
             value=str(adapter),
         ),
         "failed",
     )
+
+
+def _incomplete(adapter: Path, missing: list[str]) -> AfinaError:
+    text = N_("The LoRA adapter in “{folder}” is not complete: {file} lacks tensors ({count}: {tensors}).")
+    message = say(text, folder=str(adapter), file=WEIGHTS, count=len(missing), tensors=named(missing))
+    remedy = say(N_("Copy the adapter again or train it again, or choose the base model it was trained on."))
+    return broken(message, missing, remedy=remedy)
 
 
 def speed_up(model: nn.Module) -> int:

@@ -123,5 +123,8 @@ def cross_entropy(
     """
     if hidden.shape[0] == 0:
         return hidden.sum() * 0.0
+    if not torch.is_grad_enabled():
+        # a function of autograd's is not told of it, and would make the gradient of a trained head
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
     loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap, weights)  # type: ignore[no-untyped-call]
     return loss

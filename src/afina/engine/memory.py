@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from afina.core.errors import AfinaError, Problem
+from afina.core.messages import N_, say
+from afina.engine import device as devices
 from afina.engine.device import MOST_TOKENS
 
 KEPT_PER_LAYER = 34
@@ -44,6 +50,37 @@ def touch(weights: int, free: int, cores: int) -> threading.Thread | None:
     thread = threading.Thread(target=block.__setitem__, args=(slice(None, None, PAGE), 0), name="touch", daemon=True)
     thread.start()
     return thread
+
+
+@contextmanager
+def asked_for(model: str, needed: int, dtype: torch.dtype, device: torch.device) -> Iterator[None]:
+    """Where memory runs out meanwhile, AfinaError `out_of_memory` says so: `needed` bytes for the weights of `model` in `dtype`,
+    and what there was."""
+    there = devices.obtainable_memory(device)
+    try:
+        yield
+    except devices.OF_MEMORY as error:
+        if not devices.is_out_of_memory(error):
+            raise
+        raise AfinaError(_does_not_fit(model, needed, dtype, there), "failed") from error
+
+
+def _does_not_fit(model: str, needed: int, dtype: torch.dtype, there: int) -> Problem:
+    text = N_(
+        "There is not enough memory to load “{model}”: its weights alone take {needed} MB in {precision}, and {there} MB were there."
+    )
+    precision = str(dtype).removeprefix("torch.")
+    return Problem(
+        "out_of_memory",
+        say(text, model=model, needed=needed >> 20, precision=precision, there=there >> 20),
+        say(
+            N_(
+                "Close other programs, or choose a smaller model. In training, quantisation (8 or 4 bits) and bfloat16 take less."
+            )
+        ),
+        field="model",
+        value=model,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from afina.core.compute import collector_at_rest
-from afina.core.errors import AfinaError, Problem
-from afina.core.messages import N_, say
-from afina.engine import attention, fused, kernels, quantized
+from afina.engine import attention, fused, kernels, lora, memory, pretrained, quantized
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import FAMILIES, Decoder
-from afina.engine.lora import mismatch
+from afina.engine.folders import parameters_of
 from afina.engine.loss import cross_entropy
 from afina.engine.speaker import Speaker, finish_scores
 
@@ -41,50 +39,19 @@ def load(
 ) -> Any:
     """transformers' model of `folder` in `dtype`, with LoRA `adapters` merged in their order.
 
-    quantization: bits of the linear layers' weights ("none", "8bit", "4bit"; then nothing can be merged). Reads safetensors
-    only and runs no code of the model's own. Raises AfinaError `broken_model`, `adapter_mismatch`, `bitsandbytes_missing`.
+    quantization: bits of the linear layers' weights ("none", "8bit", "4bit"; then nothing can be merged). Raises AfinaError `broken_model`, `adapter_mismatch`, `bitsandbytes_missing`,
+    `out_of_memory`.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     more = quantized.arguments(quantization, dtype, device)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False, **more
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise AfinaError(
-            Problem(
-                "broken_model",
-                say(N_("The model “{name}” cannot be loaded: {reason}"), name=folder.name, reason=_first_line(error)),
-                say(N_("Delete the model and add it again.")),
-                field="model",
-            ),
-            "failed",
-        ) from error
-    for adapter in adapters:
-        model = merge(model, adapter)
-    model.requires_grad_(False)
-    if more:  # already on the device
-        quantized.keep_as_they_are(model)
-        return model
-    return model.to(device)
-
-
-def merge(model: Any, adapter: Path) -> Any:
-    """`model` with the LoRA of the folder `adapter` added to its weights."""
-    import peft
-    from safetensors import SafetensorError
-
-    try:
-        if not (adapter / "adapter_model.safetensors").is_file():
-            raise ValueError("adapter_model.safetensors is missing")
-        return peft.PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise mismatch(error, adapter) from error
+    with memory.asked_for(folder.name, parameters_of(folder) * dtype.itemsize, dtype, device):
+        model = pretrained.load(folder, dtype=dtype, **more)
+        for adapter in adapters:
+            model = lora.beside(model, adapter).merge_and_unload()
+        model.requires_grad_(False)
+        if not more:  # else it is already there
+            return model.to(device)
+    quantized.keep_as_they_are(model)
+    return model
 
 
 @collector_at_rest()
@@ -95,8 +62,7 @@ def text_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        reason = say(N_("The model “{name}” cannot be loaded: {reason}"), name=folder.name, reason=_first_line(error))
-        raise AfinaError(Problem("broken_model", reason, field="model"), "failed") from error
+        raise pretrained.unloadable(folder, error) from error
 
 
 def shapes(config: Any) -> list[tuple[int, int]]:
@@ -306,8 +272,3 @@ def score_changes(config: Any) -> tuple[float, float | None]:
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     return scale, None if softcap is None else float(softcap)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]

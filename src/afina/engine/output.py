@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from afina.core.files import sync_folder, write_json
 from afina.data.template import ChatTokenizer
-from afina.engine.lora import ADAPTER
+from afina.engine import tensorfile
+from afina.engine.lora import ADAPTER, WEIGHTS
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 LICENCE_FILES = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
@@ -29,10 +29,7 @@ def write_adapter(
 
     part = _part(destination)
     tensors = peft.get_peft_model_state_dict(wrapped, adapter_name=ADAPTER, save_embedding_layers=False)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        part / "adapter_model.safetensors",
-    )
+    tensorfile.write(part / WEIGHTS, tensors)
     config = wrapped.peft_config[ADAPTER]
     config.base_model_name_or_path = str(model_folder)
     config.inference_mode = True
@@ -57,11 +54,12 @@ def write_model(
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     name = config.get("dtype") or config.get("torch_dtype") or "float32"
     dtype = getattr(torch, str(name).removeprefix("torch."), torch.float32)
-    given = weights or {}
-    state = {key: given.get(key, tensor).detach().cpu().to(dtype) for key, tensor in model.state_dict().items()}
+    tensorfile.write(part / "model.safetensors", _as_stored(model, weights or {}), dtype)
     before, model.config.dtype = model.config.dtype, dtype
-    model.save_pretrained(str(part), state_dict=state, safe_serialization=True)
+    model.config.save_pretrained(str(part))
     model.config.dtype = before
+    if model.can_generate():
+        model.generation_config.save_pretrained(str(part))
     generation = part / "generation_config.json"
     told = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     write_json(generation, {**told, "eos_token_id": sorted(chat.stop_ids)})
@@ -69,6 +67,20 @@ def write_model(
         for file in model_folder.glob(pattern):
             shutil.copy(file, part / file.name)
     _finish(part, destination, model_folder, chat, notes)
+
+
+def _as_stored(model: Any, masters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of `model` under the names they have in files, tied ones once; masters: taken in their place."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    own, ties = model.state_dict(), model.all_tied_weights_keys
+    state = {
+        name: masters.get(name, tensor)
+        for name, tensor in own.items()
+        if name not in ties or tensor.data_ptr() != own[ties[name]].data_ptr()
+    }
+    converted: dict[str, torch.Tensor] = revert_weight_conversion(model, state)
+    return converted
 
 
 def _part(destination: Path) -> Path:

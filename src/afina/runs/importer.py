@@ -32,7 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     except AfinaError as error:
         _print(error.as_json())
         return 2 if error.kind in WRONG_INPUT else 1
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        from afina.engine.device import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
         remedy = say(N_("Close other programs, or take a smaller model."))
         failure = Problem("out_of_memory", say(N_("There is not enough memory to convert this model.")), remedy)
         _print(AfinaError(failure, "failed").as_json())

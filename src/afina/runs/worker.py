@@ -22,7 +22,7 @@ from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError
 from afina.core.files import read_json
 from afina.core.messages import N_, say
-from afina.core.spec import parse_spec
+from afina.core.parsing import parse_spec
 from afina.runs.launch import BUSY, claim, home_of
 from afina.runs.log import EventLog
 from afina.runs.relief import memory_limit
