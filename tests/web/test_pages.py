@@ -119,3 +119,13 @@ def test_a_dataset_with_errors_leads_to_them_rather_than_to_training(client: Tes
     assert 'id="add">' in page
     assert "Put it right" in page
     assert "Train with this" not in page
+
+
+@pytest.mark.parametrize(
+    ("path", "list_"),
+    [("/runs/x", "/runs"), ("/models/x", "/models"), ("/datasets/x", "/datasets"), ("/x", "/training")],
+)
+def test_what_is_not_there_leads_to_the_list_of_what_is(client: TestClient, path: str, list_: str) -> None:
+    page = client.get(path, headers=HTML).text
+    assert f'class="button primary" href="{list_}"' in page
+    assert "Try again" not in page.split("</section>")[-2], "nothing changes by asking again"

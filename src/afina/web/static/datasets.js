@@ -115,7 +115,7 @@ $("#hub").addEventListener("submit", async (event) => {
   shown.bar.removeAttribute("value");
   shown.stop.remove();
   write(shown.state, t("hub.working"));
-  shown.node.scrollIntoView({ block: "nearest" });
+  uploads.scrollIntoView({ block: "nearest" });
   field.value = "";
   try {
     const info = await call("POST", "datasets/hub", { id });
