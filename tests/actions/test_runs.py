@@ -185,3 +185,9 @@ def test_bits_of_the_base_count_in_the_plan_and_need_their_package(home: Home, m
     assert codes(home, **spec, quantization="4bit", method="full") == [("quantization_needs_lora", "quantization")]
     monkeypatch.setattr("afina.core.quantization.find_spec", lambda name: None)
     assert codes(home, **spec, quantization="4bit") == [("bitsandbytes_missing", "quantization")]
+
+
+def test_of_several_datasets_the_one_that_is_meant_is_named(home: Home) -> None:
+    (home.datasets / "others.json").write_text((home.datasets / "numbers.json").read_text())
+    planned = actions.plan_run(home, {"model": "small", "dataset": ["numbers.json", "others.json"]})
+    assert {str(group.message).split(":")[0] for group in planned.warnings} == {"numbers.json", "others.json"}

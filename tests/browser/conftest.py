@@ -89,7 +89,7 @@ Open = Callable[..., Page]
 def open_page(browser: Browser) -> Iterator[Open]:
     """`open_page(address, width=1280, theme="light", language="en")`: a page in a browser that knows nothing yet.
 
-    A page that logs an error, or throws one, fails the test; a lost connection is not such an error.
+    A page that logs an error, or throws one, fails the test; a lost connection or a refusal that says why is not such an error.
     """
     contexts = []
     complaints: list[str] = []
@@ -99,7 +99,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
             kind == "error"
             and "WebSocket" not in text
             and not any(lost in text for lost in ("ERR_CONNECTION_", "ERR_EMPTY_RESPONSE"))
-            and "status of 4" not in text
+            and not any(said in text for said in ("status of 4", "status of 503"))
         ):
             complaints.append(text)
 

@@ -68,6 +68,7 @@ def test_the_same_question_to_base_and_tuned_at_once(studio: Studio, open_page: 
     page = open_page(f"{studio.address}/chat?model=tuned&base=tiny")
     expect(page.locator("#model-0")).to_have_value("tiny")
     expect(page.locator("#model-1")).to_have_value("run-tuned")
+    expect(page.locator("#prompt")).to_be_focused()
     short(page)
     ask(page, "Who are you?")
     expect(page.locator(".said-text")).to_have_text("Who are you?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -87,3 +88,31 @@ def test_the_keyboard_reaches_the_content_first(studio: Studio, open_page: Open)
     page.keyboard.press("Tab")
     inside = page.evaluate("document.querySelector('main').contains(document.activeElement)")
     assert inside
+
+
+def told(page: Page, *runs: dict[str, object]) -> None:
+    """Let the page believe that these runs are in progress."""
+    page.route_web_socket("**/api/v1/live", lambda socket: socket.send(json.dumps({"runs": runs})))
+
+
+RUN = {"id": "a", "name": "tais", "status": "queued", "queue_position": None, "step": 0, "total_steps": None}
+
+
+def test_the_strip_says_only_what_is_known(studio: Studio, open_page: Open) -> None:
+    page = open_page("about:blank")
+    later = {"train_loss": None, "seconds_left": None}
+    told(page, RUN | later | {"status": "stopping", "train_loss": 2.5, "seconds_left": 90}, RUN | later)
+    page.goto(f"{studio.address}/models")
+    expect(page.locator(".strip-numbers")).to_have_text("Stopping · loss 2.500 · 1 more in line")
+    told(page, RUN | later | {"status": "running"}, RUN | later)
+    page.reload()
+    expect(page.locator(".strip-numbers")).to_have_text("1 more in line")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_chat_fits_beside_the_strip(studio: Studio, open_page: Open, width: int) -> None:
+    page = open_page("about:blank", width=width)
+    told(page, RUN | {"train_loss": None, "seconds_left": None})
+    page.goto(f"{studio.address}/chat")
+    expect(page.locator("#strip")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollHeight") <= (900 if width == 1280 else 844)

@@ -99,11 +99,11 @@ def test_a_folder_is_added_and_errors_are_named(studio: Studio, base: Path, open
 def test_the_starter_is_one_press_away_when_it_is_missing(studio: Studio, open_page: Open) -> None:
     page = open_page(f"{studio.address}/models")
     asked: list[str] = []
-    refusal = '{"error": {"code": "no_network", "kind": "failed", "message": "x", "problems": [{"code": "no_network", "message": "There is no network.", "remedy": "Connect, then try again."}]}}'
+    refusal = '{"error": {"code": "no_network", "kind": "unavailable", "message": "x", "problems": [{"code": "no_network", "message": "There is no network.", "remedy": "Connect, then try again."}]}}'
 
     def refuse(route: Route) -> None:
         asked.append(route.request.post_data or "")
-        route.fulfill(status=409, content_type="application/json", body=refusal)
+        route.fulfill(status=503, content_type="application/json", body=refusal)
 
     page.route("**/api/v1/models", refuse)
     page.get_by_role("button", name="Add the starter model").click()

@@ -41,6 +41,22 @@ def test_an_empty_table_says_what_to_do(studio: Studio, open_page: Open) -> None
     expect(page).to_have_url(re.compile("/training$"))
 
 
+def test_nothing_at_the_top_is_cut_on_a_phone(studio: Studio, runs: list[str], open_page: Open) -> None:
+    page = open_page(f"{studio.address}/runs", width=390, language="tet")
+    find = page.locator("#find").bounding_box()
+    new = page.locator(".page-head .button").bounding_box()
+    assert find
+    assert new
+    assert find["width"] >= 180
+    assert new["width"] == find["width"] == 358, "each on a line of its own"
+    shown = page.locator("#find").evaluate("""field => {
+      const ink = document.createElement("canvas").getContext("2d");
+      ink.font = getComputedStyle(field).font;
+      return ink.measureText(field.placeholder).width < field.clientWidth - 24;
+    }""")
+    assert shown
+
+
 def test_sort_find_and_compare(studio: Studio, runs: list[str], open_page: Open) -> None:
     page = open_page(f"{studio.address}/runs")
     names = page.locator("#runs tbody th a")

@@ -150,3 +150,46 @@ def test_general_examples_are_mixed_in_with_one_press(studio: Studio, open_page:
     page.locator("#advanced > summary").click()
     page.locator("#f-validation_rows").fill("12")
     expect(page.locator('[data-plan="rows"]')).to_contain_text("+ 12 to test")
+
+
+def test_a_bad_setting_is_called_by_its_label(studio: Studio, open_page: Open) -> None:
+    page = open_page(f"{studio.address}/training", language="pt")
+    page.locator("#f-epochs").fill("0")
+    page.locator("#f-learning_rate").fill("7")
+    page.locator("#start").click()
+    expect(page.locator("#form-problems li")).to_have_count(2)
+    expect(page.locator("#form-problems")).to_contain_text("“Épocas” deve ser maior que 0")
+    expect(page.locator("#e-learning_rate")).to_contain_text("“Taxa de aprendizado”")
+    expect(page.locator("#form-problems")).not_to_contain_text("learning_rate")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_covers_what_the_keyboard_is_at(studio: Studio, open_page: Open, width: int) -> None:
+    page = open_page(f"{studio.address}/training", width=width)
+    page.locator("#f-model").focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        name, covered = page.evaluate(
+            """() => {
+              const here = document.activeElement;
+              const box = here.getBoundingClientRect();
+              const cover = document.querySelector(innerWidth > 960 ? ".start" : ".tabs");
+              const top = cover.getBoundingClientRect().top;
+              return [here.id, !cover.contains(here) && box.bottom > top && box.top < top + cover.offsetHeight];
+            }"""
+        )
+        assert not covered, name
+        if name == "start":
+            return
+    raise AssertionError("the start button was not reached")
+
+
+def test_the_focus_follows_the_run_that_was_started(studio: Studio, open_page: Open) -> None:
+    page = open_page(f"{studio.address}/training?dataset=sums.json")
+    page.locator("#f-epochs").fill("1")
+    expect(page.locator('[data-plan="steps"]')).to_have_text("9")
+    page.locator("#start").focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(r"\?run="))
+    expect(page.locator("#run-name")).to_be_focused()
+    expect(page.locator("#run [data-part=status]")).to_have_text("Finished", timeout=PATIENCE)

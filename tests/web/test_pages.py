@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 from starlette.testclient import TestClient
 
+from afina import actions
 from afina.core.parsing import parse_spec
 from afina.core.paths import Home
 from afina.core.spec import TrainSpec, about
@@ -95,3 +98,35 @@ def test_the_address_chooses_the_dataset(client: TestClient, with_model: Home) -
     page = client.get("/training", headers=HTML)
     assert 'value="many.json" checked' in page.text, "the one with the most rows"
     assert 'value="few.json" checked' in client.get("/training?dataset=few.json", headers=HTML).text
+
+
+def test_what_is_ticked_stands_first_and_a_new_base_model_does_not_push_in(
+    client: TestClient, with_model: Home
+) -> None:
+    for name in ("a.json", "b.json", "z.json"):
+        add_pairs(with_model, name, 12)
+    shutil.copytree(with_model.models / "small", with_model.models / "a-new-one")
+    page = client.get("/training?dataset=z.json", headers=HTML).text
+    assert page.index('value="z.json" checked') < page.index('value="a.json"') < page.index('value="b.json"')
+    actions.start_run(with_model, {"model": "small", "dataset": "a.json"})
+    assert '<option value="small" selected' in client.get("/training", headers=HTML).text
+
+
+def test_a_dataset_with_errors_leads_to_them_rather_than_to_training(client: TestClient, home: Home) -> None:
+    assert 'id="add" hidden' in client.get("/datasets", headers=HTML).text, "the empty card has the same buttons"
+    (home.datasets / "bad.json").write_text('[{"output": 3}]')
+    client.get("/api/v1/datasets/bad.json")
+    page = client.get("/datasets", headers=HTML).text
+    assert 'id="add">' in page
+    assert "Put it right" in page
+    assert "Train with this" not in page
+
+
+@pytest.mark.parametrize(
+    ("path", "list_"),
+    [("/runs/x", "/runs"), ("/models/x", "/models"), ("/datasets/x", "/datasets"), ("/x", "/training")],
+)
+def test_what_is_not_there_leads_to_the_list_of_what_is(client: TestClient, path: str, list_: str) -> None:
+    page = client.get(path, headers=HTML).text
+    assert f'class="button primary" href="{list_}"' in page
+    assert "Try again" not in page.split("</section>")[-2], "nothing changes by asking again"

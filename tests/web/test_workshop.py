@@ -138,7 +138,8 @@ def test_a_dataset_of_the_hub_by_its_name(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     away = client.post("/api/v1/datasets/hub", json={"id": "someone/proverbs"})
-    assert (away.status_code, away.json()["error"]["code"]) == (500, "no_network")
+    assert (away.status_code, away.json()["error"]["code"]) == (503, "no_network")
+    assert away.json()["error"]["kind"] == "unavailable"
     assert "copy the files" in away.json()["error"]["problems"][0]["remedy"]
     repository = tmp_path / "proverbs"
     repository.mkdir()

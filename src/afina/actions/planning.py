@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from afina.actions.starting import Part, Prepared, prepare
 from afina.core import plan as arithmetic
 from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json
-from afina.core.messages import Message
+from afina.core.messages import N_, Message, say
 from afina.core.paths import Home
 from afina.core.quantization import BYTES
 from afina.core.spec import TrainSpec
@@ -66,8 +66,18 @@ def plan_run(home: Home, spec: Any, *, paths: bool = False) -> Planned:
     own = prepared.validation is not None
     given = counts(None if own else prepared.spec.validation_rows, [report.rows for report in reports])
     shares = [_sides(home, part.path, prepared.spec, count) for part, count in zip(prepared.parts, given, strict=True)]
-    warnings = [group for report in reports for group in report.warnings]
+    several = len(reports) > 1
+    warnings = [
+        _named(group, part.path.name) if several else group
+        for part, report in zip(prepared.parts, reports, strict=True)
+        for group in report.warnings
+    ]
     return Planned(_plan(home, prepared, reports, shares), warnings)
+
+
+def _named(group: Group, dataset: str) -> Group:
+    """Which of several datasets is meant stands before the sentence."""
+    return replace(group, message=say(N_("{dataset}: {problem}"), dataset=dataset, problem=group.message))
 
 
 def _report(home: Home, part: Part, prepared: Prepared, counter: ChatTokenizer) -> Report:

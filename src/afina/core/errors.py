@@ -1,6 +1,7 @@
 """Errors people can act on: a stable code, the offending value, the next step, all problems at once.
 
-Knows nothing of HTTP or exit codes beyond the kind of the failure; `web` and `cli` map kinds to theirs.
+Knows nothing of HTTP or exit codes beyond the kind of the failure; `web` and `cli` map kinds to theirs. `unavailable` is
+what is neither the caller's nor this program's fault and may work later: a network or a hub that does not answer.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Literal
 
 from afina.core.messages import Message
 
-Kind = Literal["wrong_input", "not_found", "conflict", "forbidden", "failed"]
+Kind = Literal["wrong_input", "not_found", "conflict", "forbidden", "unavailable", "failed"]
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def download(repo: str) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
         message = say(N_("The dataset “{name}” is not on this machine, and the hub cannot be reached."), name=repo)
         remedy = say(N_("Try again when there is a network, or copy the files into the datasets folder."))
-        raise AfinaError(Problem("no_network", message, remedy, "dataset", repo), "failed") from None
+        raise AfinaError(Problem("no_network", message, remedy, "dataset", repo), "unavailable") from None
 
 
 def _look() -> Message:

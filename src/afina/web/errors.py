@@ -21,7 +21,9 @@ from afina.core.errors import AfinaError, Kind, Problem
 from afina.core.messages import N_, Message, say
 from afina.web.language import speaker
 
-STATUS: dict[Kind, int] = {"wrong_input": 422, "not_found": 404, "conflict": 409, "forbidden": 403, "failed": 500}
+STATUS: dict[Kind, int] = {
+    "wrong_input": 422, "not_found": 404, "conflict": 409, "forbidden": 403, "unavailable": 503, "failed": 500,
+}  # fmt: skip
 MACHINE_PATHS = ("/api/", "/v1/", "/static/")
 
 

@@ -24,8 +24,8 @@ GROUPS: dict[str, str] = {
     "lora": N_("LoRA"),
     "watching": N_("Watching and saving"),
     "machine": N_("Machine"),
-    "text": N_("Chat template"),
-    "notes": N_("Notes"),
+    "text": N_("Conversation"),
+    "notes": N_("Notes and tags"),
 }
 """The advanced groups in their order → title."""
 

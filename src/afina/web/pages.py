@@ -17,6 +17,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.core.spec import LEARNING_RATES, TrainSpec, about
 from afina.i18n import LANGUAGES
+from afina.registry.models import STARTER_ALIAS
 from afina.registry.records import DatasetInfo, ModelInfo, RunInfo
 from afina.web import form, pages_datasets, pages_library
 from afina.web.language import COOKIE, speaker
@@ -79,7 +80,7 @@ def training(
         runs=runs,
         models=models,
         datasets=datasets,
-        chosen_model=model or values.get("model") or _first_model(models),
+        chosen_model=model or values.get("model") or _first_model(models, runs),
         chosen_datasets=chosen_datasets,
         method=values.get("method", form.default("method")),
         basic=form.basic(made),
@@ -120,10 +121,14 @@ def _current(runs: list[RunInfo]) -> RunInfo | None:
     return active[0] if active else max(runs, key=lambda item: item.created, default=None)
 
 
-def _first_model(models: list[ModelInfo]) -> str | None:
+def _first_model(models: list[ModelInfo], runs: list[RunInfo]) -> str | None:
+    """What is chosen when nobody said: the model of the newest run, else the starter, else a base model."""
     ready = [item for item in models if item.status == "ready"]
+    newest = max(runs, key=lambda item: item.created, default=None)
+    wanted = (newest.model if newest else "", STARTER_ALIAS)
+    known = [item for name in wanted for item in ready if name in (item.id, *item.aliases)]
     base = [item for item in ready if item.kind == "base"]
-    return next((item.id for item in base + ready), None)
+    return next((item.id for item in known + base + ready), None)
 
 
 def _first_dataset(datasets: list[DatasetInfo], runs: list[RunInfo]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from afina.web.errors import ErrorRecord
 
 router = APIRouter(
     prefix="/api/v1",
-    responses={status: {"model": ErrorRecord} for status in (400, 401, 403, 404, 405, 409, 413, 422)},
+    responses={status: {"model": ErrorRecord} for status in (400, 401, 403, 404, 405, 409, 413, 422, 503)},
 )
 for part in (machine, datasets, models, runs, chat):
     router.include_router(part.router)

@@ -68,7 +68,10 @@ function firstColumns() {
   const kept = talk.columns.filter(find).map((id) => find(id).id);
   talk.columns = found.length ? found : kept.length ? kept : [start.id];
   if (lost) toast(t("gone", { name: lost }), true);
-  if (wanted.length) history.replaceState(null, "", "/chat");
+  if (!wanted.length) return;
+  history.replaceState(null, "", "/chat");
+  // who came to talk with a certain model goes on by typing; on a phone that would raise the keyboard over the page
+  if (!matchMedia("(pointer: coarse)").matches) prompt.focus({ preventScroll: true });
 }
 
 /* ---------------------------------------------------------------- turns */

@@ -1,6 +1,6 @@
 // The page of all datasets: upload by button or by dropping files anywhere; the list keeps itself fresh.
 
-import { $, CallError, bytes, call, el, icon, number, percent, t, tokenHeader, write } from "./kit.js";
+import { $, $$, CallError, bytes, call, el, icon, number, percent, t, tokenHeader, write } from "./kit.js";
 import { deleting, keepFresh } from "./parts.js";
 
 const POLL_SECONDS = 3;
@@ -10,7 +10,7 @@ const uploads = $("#uploads");
 const waiting = [];
 let sending = false;
 
-const look = keepFresh(list, () => POLL_SECONDS);
+const look = keepFresh(list, () => POLL_SECONDS, () => { $("#add").hidden = !$("table", list); });
 deleting("datasets", look);
 
 const problemList = (problems) => el("ul", { class: "plain" }, problems.map((problem) => el("li", {}, problem.message,
@@ -115,7 +115,7 @@ $("#hub").addEventListener("submit", async (event) => {
   shown.bar.removeAttribute("value");
   shown.stop.remove();
   write(shown.state, t("hub.working"));
-  shown.node.scrollIntoView({ block: "nearest" });
+  uploads.scrollIntoView({ block: "nearest" });
   field.value = "";
   try {
     const info = await call("POST", "datasets/hub", { id });
@@ -132,7 +132,7 @@ files.addEventListener("change", () => { add([...files.files]); files.value = ""
 $("#uploads-close").addEventListener("click", () => {
   for (const item of [...$("#uploads-list").children]) if (!$("progress", item)) item.remove();
   uploads.hidden = $("#uploads-list").children.length === 0;
-  $("[data-upload]").focus();
+  $$("[data-upload]").find((button) => button.offsetParent)?.focus();
 });
 
 const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");

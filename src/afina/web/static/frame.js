@@ -55,7 +55,7 @@ export function shortStatus(run) {
   if (run.status === "queued" && run.queue_position) parts.push(t("place", { n: run.queue_position }));
   else if (run.status !== "running") parts.push(t(run.status));
   if (Number.isFinite(run.train_loss)) parts.push(`${t("loss")} ${loss(run.train_loss)}`);
-  if (Number.isFinite(run.seconds_left)) parts.push(t("left", { time: duration(run.seconds_left) }));
+  if (run.status === "running" && Number.isFinite(run.seconds_left)) parts.push(t("left", { time: duration(run.seconds_left) }));
   return parts.join(" · ");
 }
 
@@ -73,8 +73,8 @@ function showStrip(runs) {
   const bar = $("progress", strip);
   if (run.total_steps) bar.value = run.step / run.total_steps;
   else bar.removeAttribute("value");
-  const more = runs.length > 1 ? ` · ${t("more", { n: runs.length - 1 })}` : "";
-  write($(".strip-numbers", strip), shortStatus(run) + more);
+  const more = runs.length > 1 ? t("more", { n: runs.length - 1 }) : "";
+  write($(".strip-numbers", strip), [shortStatus(run), more].filter(Boolean).join(" · "));
   $(".strip-stop", strip).disabled = run.status === "stopping";
 }
 

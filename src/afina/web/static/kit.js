@@ -31,7 +31,7 @@ export function loss(value) {
 export function short(value, digits = 3) {
   if (!Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size && (size < 1e-5 || size >= 1e7)) return format({ notation: "scientific", maximumFractionDigits: 1 }).format(value);
+  if (size && (size < 1e-7 || size >= 1e7)) return format({ notation: "scientific", maximumFractionDigits: 1 }).format(value);
   return format({ maximumSignificantDigits: digits }).format(value);
 }
 

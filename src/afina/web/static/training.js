@@ -87,7 +87,7 @@ function follow() {
   rate.placeholder = short(Number(rate.dataset[method()]), 3);
   $('[data-group="lora"]', form).hidden = method() !== "lora";
   const several = picks().filter((pick) => pick.checked).length > 1;
-  for (const pick of picks()) weightOf(pick).hidden = !(several && pick.checked);
+  for (const pick of picks()) weightOf(pick).parentElement.hidden = !(several && pick.checked);
   $("#mix").hidden = !mixable();
 }
 
@@ -120,8 +120,16 @@ function clearMarks() {
   for (const node of $$("[aria-invalid]", form)) node.removeAttribute("aria-invalid");
 }
 
+/** On this page a setting is called by the words of its label, not by its name in commands. */
+function inWords(problem) {
+  const label = problem.field && $(`label[for="f-${problem.field}"] span`, form)?.textContent;
+  const told = (text) => text?.replaceAll(`“${problem.field}”`, `“${label}”`);
+  return label ? { ...problem, message: told(problem.message), remedy: told(problem.remedy) } : problem;
+}
+
 /** Mark each field; the summary takes the focus when the person pressed start. */
-function showFieldProblems(problems, focus) {
+function showFieldProblems(found, focus) {
+  const problems = found.map(inWords);
   clearMarks();
   if (!problems.length) $("#form-problems").replaceChildren();
   for (const problem of problems) {
@@ -166,7 +174,7 @@ function showPlan(plan) {
   }
   showFieldProblems(plan.problems, false);
   const notes = [];
-  if (plan.problems.length) notes.push(problemNotice(plan.problems, t("plan.problems"), "bad"));
+  if (plan.problems.length) notes.push(problemNotice(plan.problems.map(inWords), t("plan.problems"), "bad"));
   if (plan.warnings.length) notes.push(problemNotice(plan.warnings, t("plan.warnings"), "warn"));
   $("#plan-notes").replaceChildren(...notes);
   linkRemedies(plan);
@@ -209,10 +217,7 @@ const planSoon = settle(plan, 400);
 let checking = null;
 const checkButton = $("#check");
 
-function say(text) {
-  $("#checked").hidden = !text;
-  write($("#checked"), text);
-}
+const say = (text) => write($("#checked"), text || t("check.what"));
 
 async function check() {
   const own = ownProblems();
@@ -264,8 +269,8 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const own = ownProblems();
   if (own.length) { showFieldProblems(own, true); return; }
-  startButton.disabled = true;
-  startButton.classList.add("busy");
+  if (startButton.classList.contains("busy")) return;
+  startButton.classList.add("busy"); // not disabled, for that would take the focus away
   try {
     const run = await call("POST", "runs", spec());
     showFieldProblems([], false);
@@ -273,11 +278,11 @@ form.addEventListener("submit", async (event) => {
     showRun(run);
     toast(t(run.status === "queued" && run.queue_position > 0 ? "queued.now" : "started"));
     $("#run").scrollIntoView({ block: "start", behavior: "smooth" });
+    $("#run-name").focus({ preventScroll: true });
   } catch (error) {
     if (!(error instanceof CallError)) throw error;
     showFieldProblems(error.problems, true);
   } finally {
-    startButton.disabled = false;
     startButton.classList.remove("busy");
   }
 });
@@ -294,7 +299,8 @@ function pickRow(item, checked) {
   box.checked = checked;
   return el("label", { class: "pick" }, box,
     el("span", { class: "grow" }, el("span", { class: "clip block" }, item.name), el("small", { class: "muted num" }, facts)), badge,
-    el("input", { type: "number", class: "weight", step: "any", min: "0.01", max: "100", value: "1", "aria-label": t("weight.of", { name: item.name }), title: t("weight"), hidden: true }));
+    el("span", { class: "weigh", hidden: true }, el("span", { class: "small muted", "aria-hidden": "true" }, t("weight")),
+      el("input", { type: "number", class: "weight", step: "any", min: "0.01", max: "100", value: "1", "aria-label": t("weight.of", { name: item.name }) })));
 }
 
 /** Draw the list anew, keeping ticks and weights; `only` is the one to tick in their place. */
