@@ -136,12 +136,14 @@ def test_rotations(both: Any, dtype: torch.dtype, back: bool) -> None:
 
 
 @formats
+@pytest.mark.usefixtures("units")
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool) -> None:
-    hidden, weight = numbers(70, 24, dtype=dtype), numbers(301, 24, dtype=dtype)
-    more = numbers(301, dtype=dtype) if bias else None
-    targets = torch.randint(0, 301, (70,))
+@pytest.mark.parametrize(("words", "width"), [(301, 24), (1120, 96)])
+def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool, words: int, width: int) -> None:
+    hidden, weight = numbers(70, width, dtype=dtype), numbers(words, width, dtype=dtype)
+    more = numbers(words, dtype=dtype) if bias else None
+    targets = torch.randint(0, words, (70,))
 
     def losses() -> tuple[Any, ...]:
         given = [each.clone().requires_grad_() for each in (hidden, weight, more) if each is not None]

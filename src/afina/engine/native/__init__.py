@@ -30,6 +30,7 @@ __all__ = [
     "norm_backward",
     "norm_scale_gradient",
     "over_tokens",
+    "over_words",
     "rotate",
     "serves",
     "serves_heads",
@@ -39,7 +40,7 @@ __all__ = [
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 UNITS_TAKE = 32
 """Matrix units take blocks of that many tokens, numbers of a head, or of a rank."""
-UNITS_ONLY = frozenset({"weave_both", "to_rank", "from_rank", "over_tokens"})
+UNITS_ONLY = frozenset({"weave_both", "to_rank", "from_rank", "over_tokens", "over_words"})
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -215,6 +216,14 @@ def over_tokens(z: Tensor, x: Tensor) -> Tensor:
     gradient = torch.empty(z.shape[1], x.shape[1], dtype=torch.float32)
     _call("over_tokens", x, z, x, gradient, *x.shape, z.shape[1])
     return gradient
+
+
+def over_words(scores: Tensor, weight: Tensor) -> Tensor:
+    """scores (N, V) · weight (V, d), float32 (N, d); N, V and d of whole blocks."""
+    rows, words, width = *scores.shape, weight.shape[1]
+    product = torch.empty(rows, width, dtype=torch.float32)
+    _call("over_words", scores, scores, weight, product, rows, words, width)
+    return product
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:

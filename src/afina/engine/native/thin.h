@@ -2,7 +2,7 @@
  * kernels.c once, after units.h. Tokens, widths and rank are multiples of 32; everything is bfloat16 but gradients of weights. */
 
 #if UNITS
-enum { PANEL = 64 };
+enum { PANEL = 64, STRETCH = 512 };
 
 /* A matrix (rank, width) woven for both ways: across (width / 2, rank, 2), along (rank / 2, width, 2). */
 int weave_both(const uint16_t *from, long rank, long width, uint16_t *across, uint16_t *along) {
@@ -81,6 +81,42 @@ int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long toke
         free(panel);
     }
     free(turned);
+    return failed;
+}
+
+/* to (rows, width), float32 = scores (rows, words) · weight (words, width): few results of very many terms. Each thread has columns of
+ * its own and goes through words a stretch at a time, so that weights are woven once and sums stay in the cache. */
+int over_words(const uint16_t *scores, const uint16_t *weight, float *to, long rows, long words, long width) {
+    int failed = 0;
+#pragma omp parallel
+    {
+        long threads = omp_get_num_threads(), blocks = width / BLOCK_OF;
+        long most = (blocks + threads - 1) / threads * BLOCK_OF, apart = STRETCH + BLOCK_OF;
+        uint16_t *panel = aligned_alloc(64, (size_t)(STRETCH * most + BLOCK_OF * apart) * 2), *some = panel + STRETCH * most;
+        if (!panel) {
+#pragma omp atomic write
+            failed = 1;
+        }
+        claim_units();
+#pragma omp for schedule(static)
+        for (long part = 0; part < threads; part++) {
+            long first = part * blocks / threads * BLOCK_OF, columns = (part + 1) * blocks / threads * BLOCK_OF - first;
+            if (!panel || !columns) continue;
+            for (long word = 0; word < words; word += STRETCH) {
+                long depth = MIN(STRETCH, words - word);
+                weave(weight + word * width + first, width, depth, columns, panel);
+                for (long row = 0; row < rows; row += BLOCK_OF) {
+                    /* rows lie a multiple of a page apart, which a cache keeps few of: they are brought together first */
+                    for (long i = 0; i < BLOCK_OF; i++)
+                        memcpy(some + i * apart, scores + (row + i) * words + word, (size_t)depth * 2);
+                    units_product(BLOCK_OF, columns, depth, some, apart, panel, 2 * columns, to + row * width + first, width,
+                                  word > 0);
+                }
+            }
+        }
+        _tile_release();
+        free(panel);
+    }
     return failed;
 }
 #endif
