@@ -39,6 +39,12 @@ def other_builds() -> list[tuple[str, str]]:
 
 CLOSE = {torch.float32: 2e-6, torch.bfloat16: 1.2e-2}
 formats = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+ways = pytest.mark.parametrize(
+    ("dtype", "units"),
+    [(torch.float32, True), (torch.bfloat16, True), (torch.bfloat16, False)],
+    ids=["float32", "bfloat16", "bfloat16 without units"],
+    indirect=["units"],
+)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +80,7 @@ def both(
     return ask
 
 
-@pytest.fixture(params=[True, False], ids=["units", "no units"])
+@pytest.fixture
 def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the processor's matrix units where it has some, and without."""
     if not request.param:
@@ -135,12 +141,13 @@ def test_rotations(both: Any, dtype: torch.dtype, back: bool) -> None:
     check(*both(turned), dtype)
 
 
-@formats
-@pytest.mark.usefixtures("units")
+@ways
 @pytest.mark.parametrize("softcap", [None, 5.0])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("words", "width"), [(301, 24), (1120, 96)])
-def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool, words: int, width: int) -> None:
+def test_losses(
+    both: Any, dtype: torch.dtype, units: None, softcap: float | None, bias: bool, words: int, width: int
+) -> None:
     hidden, weight = numbers(70, width, dtype=dtype), numbers(words, width, dtype=dtype)
     more = numbers(words, dtype=dtype) if bias else None
     targets = torch.randint(0, words, (70,))
@@ -154,13 +161,12 @@ def test_losses(both: Any, dtype: torch.dtype, softcap: float | None, bias: bool
     check(*both(losses), dtype)
 
 
-@formats
-@pytest.mark.usefixtures("units")
+@ways
 @pytest.mark.parametrize("window", [None, 20, 64, 200])
 @pytest.mark.parametrize("size", [16, 48, 64, 96])
 @pytest.mark.parametrize("lengths", [(1, 64, 65), (150, 3, 31), (300,)])
 def test_attention(
-    both: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, window: int | None, size: int,
+    both: Any, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, units: None, window: int | None, size: int,
     lengths: tuple[int, ...],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(segments, "_has_units", lambda dtype: False)
@@ -172,11 +178,10 @@ def test_attention(
     check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, lengths)), dtype)
 
 
-@formats
-@pytest.mark.usefixtures("units")
+@ways
 @pytest.mark.parametrize("window", [None, 120])
 @pytest.mark.parametrize("shared", [5, 64, 100])
-def test_looking_back(both: Any, dtype: torch.dtype, window: int | None, shared: int) -> None:
+def test_looking_back(both: Any, dtype: torch.dtype, units: None, window: int | None, shared: int) -> None:
     """Three examples behind what they share, the last two behind more of it: one look within the other."""
     heads = Heads(6, 2, 32, 0.2, window)
     lengths = (shared, 30, 10, 70)
@@ -190,9 +195,8 @@ def test_looking_back(both: Any, dtype: torch.dtype, window: int | None, shared:
     check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, lengths, looks, positions)), dtype)
 
 
-@formats
-@pytest.mark.usefixtures("units")
-def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype) -> None:
+@ways
+def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype, units: None) -> None:
     heads = Heads(6, 2, 32, 0.2)
     lengths = (150, 3, 70)
     qkv, d_out = numbers(223, sum(heads.widths), dtype=dtype), numbers(223, 192, dtype=dtype)
@@ -209,11 +213,10 @@ def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype) -> None:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 
 
-@formats
-@pytest.mark.usefixtures("units")
+@ways
 @pytest.mark.parametrize("rank", [4, 32, 48])
 @pytest.mark.parametrize(("tokens", "width"), [(64, 96), (192, 64), (33, 64), (64, 40)])
-def test_products_with_a_rank(dtype: torch.dtype, rank: int, tokens: int, width: int) -> None:
+def test_products_with_a_rank(dtype: torch.dtype, units: None, rank: int, tokens: int, width: int) -> None:
     whole = padded(rank, dtype)
     matrix, x, y = (
         torch.zeros(whole, width, dtype=dtype),
@@ -241,20 +244,18 @@ def test_what_cannot_be_seen_weighs_nothing_at_all(monkeypatch: pytest.MonkeyPat
     assert out[32:].abs().max() < 10
 
 
-@pytest.mark.usefixtures("units")
-def test_what_is_no_number_stays_none() -> None:
-    for dtype in CLOSE:
-        heads = Heads(2, 1, 32, 0.2)
-        qkv = numbers(64, 128, dtype=dtype)
-        qkv[3, 70] = float("nan")  # in a key
-        assert segments.attend(qkv, heads, (64,))[0][3:].isnan().any(dim=1).all()
-        x = numbers(3, 32, dtype=dtype)
-        x[1, 5] = float("nan")
-        y, _ = Norm(torch.ones(32, dtype=dtype), 1e-5).forward(x)
-        assert y[1].isnan().all()
-        assert y[[0, 2]].isfinite().all()
-        assert elementwise.gated(x, "silu")[1].isnan().any()
-        assert cross_entropy(x, torch.ones(40, 32, dtype=dtype), None, torch.zeros(3, dtype=torch.long)).isnan()
+@ways
+def test_what_is_no_number_stays_none(dtype: torch.dtype, units: None) -> None:
+    qkv = numbers(64, 128, dtype=dtype)
+    qkv[3, 70] = float("nan")  # in a key
+    assert segments.attend(qkv, Heads(2, 1, 32, 0.2), (64,))[0][3:].isnan().any(dim=1).all()
+    x = numbers(3, 32, dtype=dtype)
+    x[1, 5] = float("nan")
+    y, _ = Norm(torch.ones(32, dtype=dtype), 1e-5).forward(x)
+    assert y[1].isnan().all()
+    assert y[[0, 2]].isfinite().all()
+    assert elementwise.gated(x, "silu")[1].isnan().any()
+    assert cross_entropy(x, torch.ones(40, 32, dtype=dtype), None, torch.zeros(3, dtype=torch.long)).isnan()
 
 
 def ask(code: str, **environment: str) -> str:

@@ -23,7 +23,17 @@ from pathlib import Path
 
 from afina.core.cache import cache_folder
 
-SOURCES = ("kernels.c", "rows.h", "tiles.h", "vectors.h", "speak.h", "units.h", "thin.h", "attention.h")
+SOURCES = (
+    "kernels.c",
+    "rows.h",
+    "tiles.h",
+    "vectors.h",
+    "speak.h",
+    "units.h",
+    "thin.h",
+    "attention.h",
+    "attention_back.h",
+)
 COMPILERS = ("cc", "gcc", "clang")
 FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 TUNED = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",))

@@ -189,6 +189,7 @@ long lanes_of(void) { return LANES; }
 #include "units.h"
 #include "thin.h"
 #include "attention.h"
+#include "attention_back.h"
 
 #define NUMBER float
 #define NAME(name) name##_float32
