@@ -1,0 +1,206 @@
+"""Models of the hub, `hub:owner/name[@revision]`: looked up, pinned to a commit, downloaded into huggingface_hub's cache.
+
+The library resumes what was interrupted and reads from its cache without a network. Only weights in safetensors (or the one
+GGUF file), what describes them, the tokenizer and the licence are fetched; nothing that could be executed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from afina.core.errors import AfinaError, Problem
+from afina.core.hub import PREFIX, asking
+from afina.core.messages import N_, say
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "*.tiktoken")
+PAPERS = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "README.md")
+DESCRIPTION = (
+    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer*.json", "vocab.txt", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*.jinja", "chat_template*.json", *TOKENIZERS, *PAPERS,
+)  # fmt: skip
+WEIGHTS = "*.safetensors"
+GGUF = "*.gguf"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+NESTED = "*/*"
+PATIENCE = 10.0
+"""Seconds to wait for an answer to a question; a person waits too."""
+
+_NAME = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?:@(?P<revision>[\w./-]{1,200}))?")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A repository, and a branch, tag or commit of it."""
+
+    repo: str
+    revision: str | None = None
+
+    @classmethod
+    def parse(cls, source: str) -> Reference:
+        """From `hub:owner/name[@revision]`. Raises AfinaError `bad_name`."""
+        match = _NAME.fullmatch(source.removeprefix(PREFIX))
+        if match is None or ".." in source:
+            message = say(N_("“{name}” is not the name of a model of the hub."), name=source[:200])
+            remedy = say(N_("Write hub:owner/name or hub:owner/name@revision."))
+            raise AfinaError(Problem("bad_name", message, remedy, "source", source[:200]))
+        return cls(match["repo"], match["revision"])
+
+    @property
+    def name(self) -> str:
+        """The name without its owner."""
+        return self.repo.partition("/")[2]
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A reference pinned to its commit, and the files to fetch with their sizes (0 where the hub tells none)."""
+
+    reference: Reference
+    files: dict[str, int]
+
+
+def look(reference: Reference) -> Listing:
+    """Ask the hub, or where it does not answer the cache, which commit is meant and what belongs to the model.
+
+    Raises AfinaError `no_network`, `not_found`, `terms_not_accepted`, `unsafe_weights`, `several_gguf`, `is_an_adapter`,
+    `not_a_model`, `no_tokenizer`.
+    """
+    try:
+        commit, sizes = _ask(reference)
+    except AfinaError as error:
+        if error.kind != "unavailable":
+            raise
+        commit, sizes = _remember(reference)
+    names = choose(reference.repo, list(sizes))
+    return Listing(Reference(reference.repo, commit), {name: sizes[name] for name in names})
+
+
+def fetch(listing: Listing, tell: Callable[[float], None]) -> Path:
+    """Download what is not in the cache yet, telling the share of bytes that is here; the folder, or the GGUF file, of the model.
+
+    Raises AfinaError `no_network`, `not_found`, `terms_not_accepted`, `no_disk_space`, `cannot_write`.
+    """
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    repo, commit = listing.reference.repo, listing.reference.revision
+    missing = [
+        size
+        for name, size in listing.files.items()
+        if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
+    ]
+    exactly = [re.sub(r"([*?\[])", r"[\1]", name) for name in listing.files]
+    with _asking(listing.reference):
+        folder = snapshot_download(
+            repo, revision=commit, allow_patterns=exactly, tqdm_class=_counter(sum(missing), tell)
+        )
+    [gguf] = [name for name in listing.files if fnmatch(name, GGUF)] or [None]
+    return Path(folder, gguf) if gguf else Path(folder)
+
+
+def choose(repo: str, names: list[str]) -> list[str]:
+    """The files of a repository that make up the model. Raises AfinaError; see `look`."""
+    top = sorted(name for name in names if "/" not in name)
+    weights = [name for name in top if fnmatch(name, WEIGHTS) and not name.startswith("adapter")]
+    # some repositories hold the same weights a second time, in their makers' own layout
+    weights = [name for name in weights if name.startswith("model")] or weights
+    ggufs = [name for name in top if fnmatch(name, GGUF)]
+    if "adapter_config.json" in top and "config.json" not in top:
+        message = say(N_("“{name}” is a LoRA adapter, not a whole model."), name=repo)
+        raise _refuse("is_an_adapter", repo, message, say(N_("Add the base model it was trained on.")))
+    if weights and "config.json" in top:
+        if not _matching(top, TOKENIZERS):
+            message = say(N_("“{folder}” has no tokenizer.json."), folder=repo)
+            remedy = say(N_("Take a repository with the whole model, its tokenizer included."))
+            raise _refuse("no_tokenizer", repo, message, remedy)
+        return sorted({*weights, *_matching(top, DESCRIPTION)})
+    if len(ggufs) == 1:
+        return sorted({*ggufs, *_matching(top, PAPERS)})
+    if ggufs:
+        message = say(N_("“{name}” has several GGUF files: {files}."), name=repo, files=", ".join(ggufs))
+        remedy = say(N_("Download one of them with “hf download {name} FILE”, and add it by its path."), name=repo)
+        raise _refuse("several_gguf", repo, message, remedy)
+    if not weights and _matching(top, PICKLES):
+        message = say(N_("The weights are in a format that can run programs when it is opened (pickle)."))
+        raise _refuse("unsafe_weights", repo, message, say(N_("Take the same model with safetensors files.")))
+    message = say(N_("“{name}” is not a model: config.json or the safetensors files are missing."), name=repo)
+    raise _refuse("not_a_model", repo, message, say(N_("Take a repository with config.json and safetensors files.")))
+
+
+def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
+
+
+def _refuse(code: str, repo: str, message: Any, remedy: Any) -> AfinaError:
+    return AfinaError(Problem(code, message, remedy, "source", f"{PREFIX}{repo}"))
+
+
+def _ask(reference: Reference) -> tuple[str, dict[str, int]]:
+    """The commit, and all files with their sizes, as the hub says."""
+    from huggingface_hub import HfApi
+
+    with _asking(reference):
+        told = HfApi().model_info(reference.repo, revision=reference.revision, files_metadata=True, timeout=PATIENCE)
+    return str(told.sha), {file.rfilename: file.size or 0 for file in told.siblings or []}
+
+
+def _remember(reference: Reference) -> tuple[str, dict[str, int]]:
+    """The commit, and the files that are in the cache, where they are complete."""
+    from huggingface_hub import snapshot_download
+
+    with _asking(reference):
+        folder = Path(
+            snapshot_download(
+                reference.repo,
+                revision=reference.revision,
+                local_files_only=True,
+                allow_patterns=[WEIGHTS, *DESCRIPTION],
+                ignore_patterns=[NESTED],
+            )
+        )
+    return folder.name, {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+
+
+def _asking(reference: Reference) -> AbstractContextManager[None]:
+    name, value = reference.repo, str(reference)
+    absent = say(
+        N_("The hub has no model “{name}” that can be read without an account."), name=value.removeprefix(PREFIX)
+    )
+    look = say(N_("Look at the name on the hub's page; private models need a login with “hf auth login”."))
+    away = say(N_("The model “{name}” is not on this machine, and the hub cannot be reached."), name=name)
+    later = say(N_("Try again when there is a network; what was downloaded is kept. Or add a folder or a GGUF file."))
+    closed = say(N_("The model “{name}” is given only to those who have accepted its terms."), name=name)
+    accept = say(N_("Accept them on its page on the hub, log in with “hf auth login”, and add it again."))
+    return asking(
+        Problem("not_found", absent, look, "source", value),
+        Problem("no_network", away, later, "source", value),
+        Problem("terms_not_accepted", closed, accept, "source", value),
+    )
+
+
+def _counter(total: int, tell: Callable[[float], None]) -> type[Any]:
+    """A progress bar that is not drawn but tells the share of `total` bytes; the library has one for bytes, one for files."""
+    from tqdm.std import tqdm
+
+    class Counter(tqdm):  # type: ignore[misc,type-arg]
+        monitor_interval = 0
+
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "file": io.StringIO(), "disable": False})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            result = super().update(n)
+            if self.unit == "B" and total:
+                tell(min(1.0, self.n / total))
+            return result  # type: ignore[no-any-return]
+
+    return Counter
