@@ -27,6 +27,7 @@ def asking(absent: Problem, away: Problem, closed: Problem | None = None) -> Ite
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
+        RevisionResolutionError,
         XetDownloadError,
     )
 
@@ -36,7 +37,15 @@ def asking(absent: Problem, away: Problem, closed: Problem | None = None) -> Ite
         raise AfinaError(closed or absent, "forbidden" if closed else "not_found") from None
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         raise AfinaError(absent, "not_found") from None
-    except (HTTPError, LocalEntryNotFoundError, FileMetadataError, XetDownloadError, ConnectionError, TimeoutError):
+    except (
+        HTTPError,
+        RevisionResolutionError,
+        LocalEntryNotFoundError,
+        FileMetadataError,
+        XetDownloadError,
+        ConnectionError,
+        TimeoutError,
+    ):
         raise AfinaError(away, "unavailable") from None
     except OSError as error:
         raise from_system(error) from error

@@ -28,7 +28,6 @@ DESCRIPTION = (
 WEIGHTS = "*.safetensors"
 GGUF = "*.gguf"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-NESTED = "*/*"
 PATIENCE = 10.0
 """Seconds to wait for an answer to a question; a person waits too."""
 
@@ -75,14 +74,20 @@ def look(reference: Reference) -> Listing:
     Raises AfinaError `no_network`, `not_found`, `terms_not_accepted`, `unsafe_weights`, `several_gguf`, `is_an_adapter`,
     `not_a_model`, `no_tokenizer`.
     """
+    pinned = _pin(reference)
     try:
-        commit, sizes = _ask(reference)
-    except AfinaError as error:
-        if error.kind != "unavailable":
+        sizes = _ask(pinned)
+    except AfinaError as away:
+        if away.kind != "unavailable":
             raise
-        commit, sizes = _remember(reference)
-    names = choose(reference.repo, list(sizes))
-    return Listing(Reference(reference.repo, commit), {name: sizes[name] for name in names})
+        sizes = _remember(pinned)
+        try:
+            names = choose(pinned.repo, list(sizes))
+        except AfinaError:
+            raise away from None  # what is missing in the cache may be on the hub
+    else:
+        names = choose(pinned.repo, list(sizes))
+    return Listing(pinned, {name: sizes[name] for name in names})
 
 
 def fetch(listing: Listing, tell: Callable[[float], None]) -> Path:
@@ -103,71 +108,83 @@ def fetch(listing: Listing, tell: Callable[[float], None]) -> Path:
         folder = snapshot_download(
             repo, revision=commit, allow_patterns=exactly, tqdm_class=_counter(sum(missing), tell)
         )
-    [gguf] = [name for name in listing.files if fnmatch(name, GGUF)] or [None]
+    gguf = next((name for name in listing.files if fnmatch(name, GGUF)), None)
     return Path(folder, gguf) if gguf else Path(folder)
 
 
 def choose(repo: str, names: list[str]) -> list[str]:
     """The files of a repository that make up the model. Raises AfinaError; see `look`."""
     top = sorted(name for name in names if "/" not in name)
-    weights = [name for name in top if fnmatch(name, WEIGHTS) and not name.startswith("adapter")]
+    weights = [name for name in _matching(top, (WEIGHTS,)) if not name.startswith("adapter")]
     # some repositories hold the same weights a second time, in their makers' own layout
     weights = [name for name in weights if name.startswith("model")] or weights
-    ggufs = [name for name in top if fnmatch(name, GGUF)]
+    ggufs = _matching(top, (GGUF,))
+    whole = bool(weights) and "config.json" in top
+    if whole and _matching(top, TOKENIZERS):
+        return sorted({*weights, *_matching(top, DESCRIPTION)})
+    if len(ggufs) == 1 and not whole:
+        return sorted({*ggufs, *_matching(top, PAPERS)})
+    raise AfinaError(_why_not(repo, top, whole=whole, ggufs=ggufs))
+
+
+def _why_not(repo: str, top: list[str], *, whole: bool, ggufs: list[str]) -> Problem:
+    """What a repository lacks, before anything of it is downloaded; the same codes as `engine.folders`."""
+    value = f"{PREFIX}{repo}"
     if "adapter_config.json" in top and "config.json" not in top:
         message = say(N_("“{name}” is a LoRA adapter, not a whole model."), name=repo)
-        raise _refuse("is_an_adapter", repo, message, say(N_("Add the base model it was trained on.")))
-    if weights and "config.json" in top:
-        if not _matching(top, TOKENIZERS):
-            message = say(N_("“{folder}” has no tokenizer.json."), folder=repo)
-            remedy = say(N_("Take a repository with the whole model, its tokenizer included."))
-            raise _refuse("no_tokenizer", repo, message, remedy)
-        return sorted({*weights, *_matching(top, DESCRIPTION)})
-    if len(ggufs) == 1:
-        return sorted({*ggufs, *_matching(top, PAPERS)})
+        return Problem("is_an_adapter", message, say(N_("Add the base model it was trained on.")), "source", value)
+    if whole:
+        message = say(N_("“{folder}” has no tokenizer.json."), folder=repo)
+        return Problem("no_tokenizer", message, say(N_("Take a model that comes with its tokenizer.")), "source", value)
     if ggufs:
         message = say(N_("“{name}” has several GGUF files: {files}."), name=repo, files=", ".join(ggufs))
         remedy = say(N_("Download one of them with “hf download {name} FILE”, and add it by its path."), name=repo)
-        raise _refuse("several_gguf", repo, message, remedy)
-    if not weights and _matching(top, PICKLES):
+        return Problem("several_gguf", message, remedy, "source", value)
+    if _matching(top, PICKLES) and not _matching(top, (WEIGHTS,)):
         message = say(N_("The weights are in a format that can run programs when it is opened (pickle)."))
-        raise _refuse("unsafe_weights", repo, message, say(N_("Take the same model with safetensors files.")))
+        return Problem(
+            "unsafe_weights", message, say(N_("Take the same model with safetensors files.")), "source", value
+        )
     message = say(N_("“{name}” is not a model: config.json or the safetensors files are missing."), name=repo)
-    raise _refuse("not_a_model", repo, message, say(N_("Take a repository with config.json and safetensors files.")))
+    remedy = say(N_("Take a model with config.json and safetensors files."))
+    return Problem("not_a_model", message, remedy, "source", value)
 
 
 def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def _refuse(code: str, repo: str, message: Any, remedy: Any) -> AfinaError:
-    return AfinaError(Problem(code, message, remedy, "source", f"{PREFIX}{repo}"))
-
-
-def _ask(reference: Reference) -> tuple[str, dict[str, int]]:
-    """The commit, and all files with their sizes, as the hub says."""
+def _pin(reference: Reference) -> Reference:
+    """The same at its commit, as the hub says, or where it does not answer as the cache remembers."""
     from huggingface_hub import HfApi
 
     with _asking(reference):
-        told = HfApi().model_info(reference.repo, revision=reference.revision, files_metadata=True, timeout=PATIENCE)
-    return str(told.sha), {file.rfilename: file.size or 0 for file in told.siblings or []}
+        found = HfApi().resolve_revision(reference.repo, revision=reference.revision)
+    return Reference(reference.repo, found.resolved)
 
 
-def _remember(reference: Reference) -> tuple[str, dict[str, int]]:
-    """The commit, and the files that are in the cache, where they are complete."""
+def _ask(pinned: Reference) -> dict[str, int]:
+    """All files with their sizes, as the hub says."""
+    from huggingface_hub import HfApi
+
+    with _asking(pinned):
+        told = HfApi().model_info(pinned.repo, revision=pinned.revision, files_metadata=True, timeout=PATIENCE)
+    return {file.rfilename: file.size or 0 for file in told.siblings or []}
+
+
+def _remember(pinned: Reference) -> dict[str, int]:
+    """The files that are in the cache, where they are complete."""
     from huggingface_hub import snapshot_download
 
-    with _asking(reference):
-        folder = Path(
-            snapshot_download(
-                reference.repo,
-                revision=reference.revision,
-                local_files_only=True,
-                allow_patterns=[WEIGHTS, *DESCRIPTION],
-                ignore_patterns=[NESTED],
-            )
+    with _asking(pinned):
+        folder = snapshot_download(
+            pinned.repo,
+            revision=pinned.revision,
+            local_files_only=True,
+            allow_patterns=[WEIGHTS, *DESCRIPTION],
+            ignore_patterns=["*/*", "adapter*", "consolidated*"],
         )
-    return folder.name, {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.stat().st_size for path in Path(folder).iterdir() if path.is_file()}
 
 
 def _asking(reference: Reference) -> AbstractContextManager[None]:
@@ -191,7 +208,7 @@ def _counter(total: int, tell: Callable[[float], None]) -> type[Any]:
     """A progress bar that is not drawn but tells the share of `total` bytes; the library has one for bytes, one for files."""
     from tqdm.std import tqdm
 
-    class Counter(tqdm):  # type: ignore[misc,type-arg]
+    class Counter(tqdm):  # type: ignore[misc]
         monitor_interval = 0
 
         def __init__(self, *arguments: Any, **options: Any) -> None:
