@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 
 class Hub(ThreadingHTTPServer):
-    """Models by name and revision; `asked` is every file that was sent, `failing` those that are not sent whole."""
+    """Models by name and revision; `failing` files are not sent, of `halting` ones so many
+    bytes and then nothing; `asked` and `starts` say what was sent, and from which byte on."""
 
     daemon_threads = True
 
@@ -23,7 +26,10 @@ class Hub(ThreadingHTTPServer):
         self.names: dict[str, str] = {}
         self.gated: set[str] = set()
         self.failing: set[str] = set()
+        self.halting: dict[str, int] = {}
         self.asked: list[str] = []
+        self.starts: list[tuple[str, int]] = []
+        self.closing = Event()
 
     @property
     def address(self) -> str:
@@ -47,6 +53,7 @@ def serving() -> Iterator[Hub]:
         try:
             yield hub
         finally:
+            hub.closing.set()
             hub.shutdown()
             thread.join()
 
@@ -55,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
 
-    def do_GET(self) -> None:  # noqa: N802 - so named by http.server
+    def do_GET(self) -> None:
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         if parts[:2] == ["api", "models"]:
             self._describe("/".join(parts[2:4]), parts[4:])
@@ -64,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(404, b"{}")
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
@@ -109,16 +116,35 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(503, b"")
                 return
             self.server.asked.append(name)
-        self._send(200, path.read_bytes(), head)
+        body, status = path.read_bytes(), 200
+        if asked := self.headers.get("Range"):
+            start = int(asked.removeprefix("bytes=").partition("-")[0])
+            head["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+            body, status = body[start:], 206
+        if self.command == "GET":
+            self.server.starts.append((name, path.stat().st_size - len(body)))
+        self._send(status, body, head, self.server.halting.get(name))
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None, halt: int | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self.wfile.write(body[:halt])
+            if halt is not None:
+                self.server.closing.wait(60)
 
 
 def _etag(path: Path) -> str:
-    return hashlib.sha1(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def reach(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let huggingface_hub ask `address`."""
+    for name, value in (("HF_ENDPOINT", address), ("HF_HUB_CACHE", str(cache)), ("HF_HUB_OFFLINE", "0")):
+        monkeypatch.setenv(name, value)
+    constants = {"ENDPOINT": address, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": False}
+    constants["HUGGINGFACE_CO_URL_TEMPLATE"] = address + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in constants.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)

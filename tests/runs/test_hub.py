@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from afina import actions
 from afina.core.compute import compute_environment
@@ -18,7 +20,8 @@ from afina.core.paths import Home
 from afina.registry.records import ModelInfo
 from afina.runs import hub as model_hub
 from tests import hub_server
-from tests.hub_server import Hub
+from tests.hub_server import Hub, reach
+from tests.runs import helpers
 
 REPO = "someone/small-model"
 
@@ -29,16 +32,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub_server.serving() as found:
         reach(found.address, tmp_path / "cache", monkeypatch)
         yield found
-
-
-def reach(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let huggingface_hub ask `address`."""
-    for name, value in (("HF_ENDPOINT", address), ("HF_HUB_CACHE", str(cache)), ("HF_HUB_OFFLINE", "0")):
-        monkeypatch.setenv(name, value)
-    constants = {"ENDPOINT": address, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": False}
-    constants["HUGGINGFACE_CO_URL_TEMPLATE"] = address + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in constants.items():
-        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
 
 
 @pytest.fixture
@@ -202,3 +195,18 @@ def test_it_is_listed_while_it_comes(home: Home, hub: Hub, published: Path) -> N
     assert info.source == f"hub:{REPO}@{hub.names[f'{REPO}@main']}"
     actions.delete_model(home, "small-model")
     assert actions.list_models(home) == []
+
+
+def test_a_download_that_was_stopped_goes_on_where_it_was(home: Home, hub: Hub, published: Path) -> None:
+    weights = published / "model.safetensors"
+    tensors = {**load_file(weights), "extra": torch.zeros(12 << 20, dtype=torch.int8)}
+    save_file(tensors, weights, {"format": "pt"})
+    hub.put(REPO, published)
+    hub.halting["model.safetensors"] = 11 << 20
+    actions.add_model(home, f"hub:{REPO}")
+    helpers.until(lambda: (actions.get_model(home, "small-model").progress or 0) > 0.5)
+    actions.delete_model(home, "small-model")
+    hub.halting.clear()
+    actions.add_model(home, f"hub:{REPO}", None, lambda *_: None)
+    assert [start for name, start in hub.starts if name == "model.safetensors"] == [0, 10 << 20]
+    assert (home.models / "small-model" / "model.safetensors").read_bytes() == weights.read_bytes()

@@ -1,6 +1,6 @@
 """Models of the hub, `hub:owner/name[@revision]`: looked up, pinned to a commit, downloaded into huggingface_hub's cache.
 
-The library resumes what was interrupted and reads from its cache without a network. Only weights in safetensors (or the one
+The library reads from its cache without a network; `download.py` goes on with what was interrupted. Only weights in safetensors (or the one
 GGUF file), what describes them, the tokenizer and the licence are fetched; nothing that could be executed.
 """
 
@@ -18,6 +18,7 @@ from typing import Any
 from afina.core.errors import AfinaError, Problem
 from afina.core.hub import PREFIX, asking
 from afina.core.messages import N_, say
+from afina.runs.download import LARGE, bring
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "*.tiktoken")
 PAPERS = ("LICEN[CS]E*", "NOTICE*", "USE_POLICY*", "README.md")
@@ -97,17 +98,21 @@ def fetch(listing: Listing, tell: Callable[[float], None]) -> Path:
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
-    repo, commit = listing.reference.repo, listing.reference.revision
-    missing = [
-        size
+    repo, commit = listing.reference.repo, str(listing.reference.revision)
+    missing = {
+        name: size
         for name, size in listing.files.items()
         if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
-    ]
-    exactly = [re.sub(r"([*?\[])", r"[\1]", name) for name in listing.files]
+    }
+    total, done = sum(missing.values()), 0
     with _asking(listing.reference):
-        folder = snapshot_download(
-            repo, revision=commit, allow_patterns=exactly, tqdm_class=_counter(sum(missing), tell)
-        )
+        for name, size in missing.items():
+            if size >= LARGE:
+                bring(repo, commit, name, _counter(total, done, tell))
+                done += size
+        exactly = [re.sub(r"([*?\[])", r"[\1]", name) for name in listing.files]
+        bar = _counter(total, done, tell)
+        folder = snapshot_download(repo, revision=commit, allow_patterns=exactly, tqdm_class=bar)
     gguf = next((name for name in listing.files if fnmatch(name, GGUF)), None)
     return Path(folder, gguf) if gguf else Path(folder)
 
@@ -204,8 +209,9 @@ def _asking(reference: Reference) -> AbstractContextManager[None]:
     )
 
 
-def _counter(total: int, tell: Callable[[float], None]) -> type[Any]:
-    """A progress bar that is not drawn but tells the share of `total` bytes; the library has one for bytes, one for files."""
+def _counter(total: int, done: int, tell: Callable[[float], None]) -> type[Any]:
+    """A progress bar that is not drawn but tells the share of `total` bytes, `done` of them before it; the library has such
+    bars for bytes and for files."""
     from tqdm.std import tqdm
 
     class Counter(tqdm):  # type: ignore[misc]
@@ -217,7 +223,7 @@ def _counter(total: int, tell: Callable[[float], None]) -> type[Any]:
         def update(self, n: float | None = 1) -> bool | None:
             result = super().update(n)
             if self.unit == "B" and total:
-                tell(min(1.0, self.n / total))
+                tell(min(1.0, (done + self.n) / total))
             return result  # type: ignore[no-any-return]
 
     return Counter
