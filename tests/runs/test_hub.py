@@ -19,7 +19,7 @@ from afina.core.messages import Message
 from afina.core.paths import Home
 from afina.registry.records import ModelInfo
 from afina.runs import hub as model_hub
-from tests import hub_server
+from tests import gguf, hub_server
 from tests.hub_server import Hub, reach
 from tests.runs import helpers
 
@@ -197,16 +197,33 @@ def test_it_is_listed_while_it_comes(home: Home, hub: Hub, published: Path) -> N
     assert actions.list_models(home) == []
 
 
-def test_a_download_that_was_stopped_goes_on_where_it_was(home: Home, hub: Hub, published: Path) -> None:
+def test_a_download_that_was_stopped_goes_on_where_it_was(
+    home: Home, hub: Hub, published: Path, tmp_path: Path
+) -> None:
     weights = published / "model.safetensors"
     tensors = {**load_file(weights), "extra": torch.zeros(12 << 20, dtype=torch.int8)}
     save_file(tensors, weights, {"format": "pt"})
     hub.put(REPO, published)
     hub.halting["model.safetensors"] = 11 << 20
     actions.add_model(home, f"hub:{REPO}")
-    helpers.until(lambda: (actions.get_model(home, "small-model").progress or 0) > 0.5)
+    cache = tmp_path / "cache"
+    helpers.until(lambda: any(part.stat().st_size == 10 << 20 for part in cache.rglob("*.afina")))
+    assert (actions.get_model(home, "small-model").progress or 0) > 0.5
     actions.delete_model(home, "small-model")
     hub.halting.clear()
     actions.add_model(home, f"hub:{REPO}", None, lambda *_: None)
     assert [start for name, start in hub.starts if name == "model.safetensors"] == [0, 10 << 20]
     assert (home.models / "small-model" / "model.safetensors").read_bytes() == weights.read_bytes()
+
+
+def test_the_one_gguf_file_of_a_repository_is_converted(home: Home, hub: Hub, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "gguf"
+    folder.mkdir()
+    gguf.write(tiny_model, folder / "tiny-f32.gguf")
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Tiny")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    commit = hub.put(REPO, folder)
+    info = actions.add_model(home, f"hub:{REPO}", None, lambda *_: None)
+    assert (info.status, info.architecture, info.licence) == ("ready", "LlamaForCausalLM", "mit")
+    assert info.source == f"hub:{REPO}@{commit}"
+    assert sorted(hub.asked) == ["README.md", "tiny-f32.gguf"]
