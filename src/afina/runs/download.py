@@ -20,7 +20,7 @@ def bring(repo: str, commit: str, name: str, bar: type[Any]) -> None:
     """Put a file where `snapshot_download` looks for it before it asks the hub. Raises what the library raises."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get, repo_folder_name
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not in its __all__
 
     address, headers = hf_hub_url(repo, name, revision=commit), build_hf_headers()
     plain = {**headers, "Accept-Encoding": "identity"}  # bytes of a packed answer could not be counted from
