@@ -227,3 +227,22 @@ def test_the_one_gguf_file_of_a_repository_is_converted(home: Home, hub: Hub, ti
     assert (info.status, info.architecture, info.licence) == ("ready", "LlamaForCausalLM", "mit")
     assert info.source == f"hub:{REPO}@{commit}"
     assert sorted(hub.asked) == ["README.md", "tiny-f32.gguf"]
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_its_weights_come(
+    home: Home, hub: Hub, published: Path
+) -> None:
+    config = read_json(published / "config.json")
+    (published / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+    hub.put(REPO, published)
+    assert refused(home, f"hub:{REPO}").code == "quantised_weights"
+    assert hub.asked == ["config.json"]
+
+
+def test_a_download_that_finds_no_room_is_not_begun(hub: Hub, published: Path, tmp_path: Path) -> None:
+    listing = model_hub.look(model_hub.Reference.parse(f"hub:{REPO}"))
+    too_large = model_hub.Listing(listing.reference, {"model.safetensors": 1 << 60})
+    with pytest.raises(AfinaError) as caught:
+        model_hub.fetch(too_large, lambda share: None)
+    assert (caught.value.code, caught.value.kind) == ("no_space", "failed")
+    assert hub.asked == []

@@ -75,6 +75,8 @@ def _from_hub(source: str, destination: Path) -> None:
 
     tell(0.0)
     listing = hub.look(hub.Reference.parse(source))
+    if config := listing.only("config.json"):
+        _import([str(hub.fetch(config, lambda share: None))], 0.0, 0.0)
     _convert(str(hub.fetch(listing, tell)), destination, 0.8, 1.0, str(listing.reference))
 
 
@@ -169,7 +171,13 @@ def _hash(path: Path) -> str:
 def _convert(source: str, destination: Path, low: float, high: float, origin: str | None = None) -> None:
     """Run the importer, passing its progress on between `low` and `high`. Raises AfinaError with what it says."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "afina.runs.importer", source, str(destination), *([origin] if origin else [])]
+    status = _import([source, str(destination), *([origin] if origin else [])], low, high)
+    if not destination.is_dir():
+        raise _not_converted(status)
+
+
+def _import(arguments: list[str], low: float, high: float) -> int:
+    command = [sys.executable, "-m", "afina.runs.importer", *arguments]
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     error: dict[str, Any] | None = None
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=offline) as process:
@@ -186,15 +194,20 @@ def _convert(source: str, destination: Path, low: float, high: float, origin: st
     if error is not None:
         _say(error)
         raise SystemExit(process.returncode or 1)
-    if process.returncode != 0 or not destination.is_dir():
-        raise AfinaError(
-            Problem(
-                "conversion_failed",
-                say(N_("The model could not be converted (exit code {code})."), code=process.returncode),
-                say(N_("Often the machine was short of memory or disk; close other programs and try again.")),
-            ),
-            kind="failed",
-        )
+    if process.returncode != 0:
+        raise _not_converted(process.returncode)
+    return process.returncode
+
+
+def _not_converted(status: int) -> AfinaError:
+    return AfinaError(
+        Problem(
+            "conversion_failed",
+            say(N_("The model could not be converted (exit code {code})."), code=status),
+            say(N_("Often the machine was short of memory or disk; close other programs and try again.")),
+        ),
+        kind="failed",
+    )
 
 
 def _place(folder: Path, destination: Path) -> None:

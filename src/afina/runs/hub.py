@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ class Listing:
     reference: Reference
     files: dict[str, int]
 
+    def only(self, name: str) -> Listing | None:
+        """The one file `name` of it, None where it is not among them."""
+        return Listing(self.reference, {name: self.files[name]}) if name in self.files else None
+
 
 def look(reference: Reference) -> Listing:
     """Ask the hub, or where it does not answer the cache, which commit is meant and what belongs to the model.
@@ -94,7 +99,7 @@ def look(reference: Reference) -> Listing:
 def fetch(listing: Listing, tell: Callable[[float], None]) -> Path:
     """Download what is not in the cache yet, telling the share of bytes that is here; the folder, or the GGUF file, of the model.
 
-    Raises AfinaError `no_network`, `not_found`, `terms_not_accepted`, `no_disk_space`, `cannot_write`.
+    Raises AfinaError `no_network`, `not_found`, `terms_not_accepted`, `no_space`, `no_disk_space`, `cannot_write`.
     """
     from huggingface_hub import snapshot_download, try_to_load_from_cache
 
@@ -105,6 +110,7 @@ def fetch(listing: Listing, tell: Callable[[float], None]) -> Path:
         if not isinstance(try_to_load_from_cache(repo, name, revision=commit), str)
     }
     total, done = sum(missing.values()), 0
+    _require_space(total)
     with _asking(listing.reference):
         for name, size in missing.items():
             if size >= LARGE:
@@ -190,6 +196,22 @@ def _remember(pinned: Reference) -> dict[str, int]:
             ignore_patterns=["*/*", "adapter*", "consolidated*"],
         )
     return {path.name: path.stat().st_size for path in Path(folder).iterdir() if path.is_file()}
+
+
+def _require_space(size: int) -> None:
+    """Refuse before the disk is full, with a little left for everyone else."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE).absolute()
+    there = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < size + (64 << 20):
+        message = say(
+            N_("Not enough space on the disk: {needed} MB are needed, {free} MB are free."),
+            needed=size >> 20,
+            free=free >> 20,
+        )
+        raise AfinaError(Problem("no_space", message, say(N_("Free some space and add the model again."))), "failed")
 
 
 def _asking(reference: Reference) -> AbstractContextManager[None]:
