@@ -19,11 +19,12 @@ from sqlalchemy.orm import Session
 from afina import __version__
 from afina.core.errors import AfinaError, Problem
 from afina.core.files import atomic
+from afina.core.hub import PREFIX, is_hub
 from afina.core.messages import N_, say
 from afina.core.paths import Home, confined, local_path
 from afina.core.spec import TrainSpec
 from afina.data.folders import data_files, size_of, state_of
-from afina.data.hub import PREFIX, bring, is_hub
+from afina.data.hub import bring
 from afina.data.mapping import remembered
 from afina.data.revision import REVISION
 from afina.data.watch import how_far

@@ -86,10 +86,11 @@ def resolve_model(home: Home, ref: str, *, paths: bool = False) -> ModelRef:
 def add_model(
     home: Home, source: str, name: str | None = None, on_progress: Callable[[float, Message], None] | None = None
 ) -> ModelInfo:
-    """Begin to add a base model from `starter`, a local folder or a GGUF file; it goes on in a process of its own.
+    """Begin to add a base model from `starter`, a local folder, a GGUF file or `hub:owner/name[@revision]`; it goes on in a process of its own.
 
     Returns at once with status `adding`; with `on_progress` waits for the end and calls it with the share done and a
-    word. Raises AfinaError `source_not_found`, `source_unknown`, `model_exists`, `bad_name`, and what goes wrong later.
+    word. Raises AfinaError `source_not_found`, `source_unknown`, `model_exists`, `bad_name`, where the hub is asked what
+    `runs.hub.look` raises, and what goes wrong later.
     """
     return adding.add(home.create(), source, name, on_progress)
 

@@ -43,12 +43,15 @@ def _row(model: ModelInfo, out: Out) -> list[str | None]:
 
 @app.command()
 def add(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="starter, a model's folder, or a GGUF file.")],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="SOURCE", help="starter, a model's folder, a GGUF file, or hub:owner/name[@revision]."),
+    ],
     name: Annotated[str | None, typer.Option("--name", help="The name it gets.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Add a base model: the starter model, a local folder, or a GGUF file."""
+    """Add a base model: the starter model, a local folder, a GGUF file, or a model of the hub."""
     out = Out.of(as_json)
     with _progress(out) as on_progress:
         model = actions.add_model(home_folder(home).create(), source, name, on_progress)

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 import psutil
 
 
-def compute_environment(threads: int | None = None) -> dict[str, str]:
+def compute_environment(threads: int | None = None, *, network: bool = False) -> dict[str, str]:
     """The present environment with what a training or chat process needs.
 
     Threads that wait spin for some microseconds and then sleep: when other programs compute too, spinning on makes a step
     many times slower, and not spinning at all costs a quarter on a quiet machine. The allocator keeps what is freed and
     uses large pages (glibc's switches; elsewhere they mean nothing): without, a step maps and clears its memory anew. Of products
-    compiled for their shapes (oneDNN) the last few hundred are kept; each takes half a megabyte.
+    compiled for their shapes (oneDNN) the last few hundred are kept; each takes half a megabyte. With `network` the hub may be
+    asked, unless the person has forbidden it.
     """
     count = str(threads or thread_count())
     quick = {"GOMP_SPINCOUNT": "20000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "400"}
@@ -31,7 +32,7 @@ def compute_environment(threads: int | None = None) -> dict[str, str]:
         "MALLOC_TOP_PAD_": str(64 << 20),
         "MALLOC_ARENA_MAX": "2",
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
+        **({} if network else {"HF_HUB_OFFLINE": "1"}),
         "PYTHONUNBUFFERED": "1",
         "PYTHONFAULTHANDLER": "1",
         "PYTHONIOENCODING": "utf-8",

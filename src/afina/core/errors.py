@@ -6,11 +6,12 @@ what is neither the caller's nor this program's fault and may work later: a netw
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from afina.core.messages import Message
+from afina.core.messages import N_, Message, say
 
 Kind = Literal["wrong_input", "not_found", "conflict", "forbidden", "unavailable", "failed"]
 
@@ -59,3 +60,18 @@ class AfinaError(Exception):
         return {
             "error": {"code": self.code, "kind": self.kind, "message": problems[0]["message"], "problems": problems}
         }
+
+
+def from_system(error: OSError) -> AfinaError:
+    """What the system refused while something was written: `no_disk_space`, `cannot_write`."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    problem = Problem(
+        "no_disk_space" if full else "cannot_write",
+        say(N_("The disk is full."))
+        if full
+        else say(N_("The file cannot be written: {reason}."), reason=error.strerror or str(error)),
+        say(N_("Free some space, for example by deleting old runs."))
+        if full
+        else say(N_("Look at the owner and the permissions of the home folder.")),
+    )
+    return AfinaError(problem, kind="failed")

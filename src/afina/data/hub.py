@@ -17,11 +17,11 @@ from typing import Any
 import yaml
 
 from afina.core.errors import AfinaError, Problem
+from afina.core.hub import PREFIX, asking
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home, confined
 from afina.data.folders import data_files
 
-PREFIX = "hub:"
 SPLITS: dict[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -39,11 +39,6 @@ PATTERNS = [
 
 _NAME = re.compile(r"(?P<repo>[\w.-]{1,96}/[\w.-]{1,96})(?::(?P<split>[\w.-]{1,60}))?")
 _HEADER = re.compile(r"---\s*\n(.*?\n)---\s*(?:\n|$)", re.DOTALL)
-
-
-def is_hub(name: str) -> bool:
-    """Whether `name` is that of a dataset of the hub."""
-    return name.startswith(PREFIX)
 
 
 def bring(home: Home, name: str) -> Path:
@@ -79,23 +74,14 @@ def _parts(name: str) -> tuple[str, str | None]:
 def download(repo: str) -> Path:
     """The snapshot of a dataset repository in the cache of huggingface_hub, downloaded where it is not complete."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-    )
 
-    try:
+    absent = say(N_("The hub has no dataset “{name}” that can be read without an account."), name=repo)
+    away = say(N_("The dataset “{name}” is not on this machine, and the hub cannot be reached."), name=repo)
+    remedy = say(N_("Try again when there is a network, or copy the files into the datasets folder."))
+    with asking(
+        Problem("not_found", absent, _look(), "dataset", repo), Problem("no_network", away, remedy, "dataset", repo)
+    ):
         return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=PATTERNS))
-    except (RepositoryNotFoundError, HFValidationError):
-        message = say(N_("The hub has no dataset “{name}” that can be read without an account."), name=repo)
-        raise AfinaError(Problem("not_found", message, _look(), "dataset", repo), "not_found") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError):
-        message = say(N_("The dataset “{name}” is not on this machine, and the hub cannot be reached."), name=repo)
-        remedy = say(N_("Try again when there is a network, or copy the files into the datasets folder."))
-        raise AfinaError(Problem("no_network", message, remedy, "dataset", repo), "unavailable") from None
 
 
 def _look() -> Message:

@@ -26,15 +26,18 @@ from afina.engine.folders import inspect_folder, licence_of, parameters_of
 
 Progress = Callable[[float, Message], None]
 
+PAPERS = ("LICEN[CS]E*", "NOTICE*", "README.md", "USE_POLICY*")
 KEPT = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab*", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model", "*.tiktoken", "LICEN[CS]E*", "NOTICE*", "README.md", "USE_POLICY*",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*", "*.model", "*.tiktoken", *PAPERS,
 )  # fmt: skip
 BLOCK = 4 << 20
 
 
-def convert(source: Path, destination: Path, on_progress: Progress | None = None) -> None:
+def convert(source: Path, destination: Path, on_progress: Progress | None = None, origin: str | None = None) -> None:
     """Make the folder `destination` from `source`; it must not exist yet.
+
+    origin: where `source` was downloaded from; noted in its place, and the licence beside a GGUF file belongs to it.
 
     Raises AfinaError: `not_found`, `exists`, `no_space`, `not_a_model`, `unsafe_weights`, `unknown_architecture`,
     `quantised_weights`, `broken_weights`, `broken_model`, `gguf_not_supported`, `no_tokenizer`.
@@ -60,6 +63,9 @@ def convert(source: Path, destination: Path, on_progress: Progress | None = None
     part = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".part", dir=destination.parent))
     try:
         facts = _fill(source, part, tell)
+        if origin:
+            facts["source"] = origin
+            _copy_papers(source if source.is_dir() else source.parent, part)
         tell(0.95, say(N_("Checking the result")))
         facts["has_chat_template"] = ChatTokenizer.load(part).has_template
         facts["parameters"] = parameters_of(part)
@@ -107,6 +113,13 @@ def _from_folder(source: Path, part: Path, tell: Progress) -> dict[str, Any]:
         _convert_tokenizer(part)
     weights = {name: digest for name, digest in sums.items() if name.endswith(".safetensors")}
     return {"source": str(source), "format": "safetensors", "licence": licence_of(source), "sha256": weights}
+
+
+def _copy_papers(folder: Path, part: Path) -> None:
+    for pattern in PAPERS:
+        for path in folder.glob(pattern):
+            if path.is_file() and not (part / path.name).exists():
+                shutil.copyfile(path, part / path.name)
 
 
 def _copy(files: list[Path], part: Path, tell: Progress) -> dict[str, str]:

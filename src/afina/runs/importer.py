@@ -1,4 +1,6 @@
-"""The child that adds a model: `python -m afina.runs.importer SOURCE DESTINATION`.
+"""The child that adds a model: `python -m afina.runs.importer SOURCE [DESTINATION [ORIGIN]]`.
+
+Without DESTINATION only the config of the folder SOURCE is looked at. ORIGIN is what the model's notes name as its source, where SOURCE is only a copy of it, as with a model of the hub.
 
 Prints one JSON object a line: `{"progress": 0..1, "message": "…", "phase": {text, template, values}}`, and at the end
 `{"done": true}`, or the one error shape `{"error": {…}}` with exit status 2 (wrong input) or 1.
@@ -21,14 +23,21 @@ WRONG_INPUT = ("wrong_input", "not_found")
 def main(arguments: list[str] | None = None) -> int:
     """Convert, reporting progress; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if len(given) != 2:
-        _print({"error": {"code": "usage", "kind": "wrong_input", "message": "SOURCE DESTINATION", "problems": []}})
+    if len(given) not in (1, 2, 3):
+        _print(
+            {
+                "error": {
+                    "code": "usage",
+                    "kind": "wrong_input",
+                    "message": "SOURCE [DESTINATION [ORIGIN]]",
+                    "problems": [],
+                }
+            }
+        )
         return 2
     os.environ["TQDM_DISABLE"] = "1"  # progress is told in our own lines
     try:
-        from afina.engine.convert import convert
-
-        convert(Path(given[0]), Path(given[1]), _Reporter())
+        _work(Path(given[0]), *given[1:])
     except AfinaError as error:
         _print(error.as_json())
         return 2 if error.kind in WRONG_INPUT else 1
@@ -43,6 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     _print({"done": True})
     return 0
+
+
+def _work(source: Path, destination: str | None = None, origin: str | None = None) -> None:
+    if destination is None:
+        from afina.engine.folders import check_config
+
+        check_config(source)
+        return
+    from afina.engine.convert import convert
+
+    convert(source, Path(destination), _Reporter(), origin)
 
 
 class _Reporter:

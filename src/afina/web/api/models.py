@@ -21,7 +21,8 @@ def list_models(request: Request) -> list[ModelInfo]:
 
 @router.post("", status_code=202)
 def add(request: Request, body: AddModel) -> ModelInfo:
-    """Begin to add a model; it is listed as "adding", with its progress, until it is ready or broken."""
+    """Begin to add a model; it is listed as "adding", with its progress, until it is ready or broken. A model of the hub is
+    looked up first, and pinned to its commit."""
     return actions.add_model(request.app.state.home, body.source, body.name).in_words(speaker(request).write)
 
 

@@ -326,7 +326,7 @@ class GoTo(Given):
 
 
 class AddModel(Given):
-    """Where a model comes from: "starter", a folder, or a GGUF file."""
+    """Where a model comes from: "starter", a folder, a GGUF file, or "hub:owner/name[@revision]"."""
 
     source: str = Field(min_length=1, max_length=4000)
     name: str | None = Field(default=None, min_length=1, max_length=100)
