@@ -7,6 +7,7 @@ nothing of models.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from afina.core.locks import FileLock
 
 LARGE = 10 << 20
 """Bytes from which on going on is worth it; the library writes as many at a time."""
+
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+"""What the hub calls a file's contents; anything else is no name for a file here."""
 
 
 def bring(repo: str, commit: str, name: str, bar: type[Any]) -> None:
@@ -25,12 +29,13 @@ def bring(repo: str, commit: str, name: str, bar: type[Any]) -> None:
     address, headers = hf_hub_url(repo, name, revision=commit), build_hf_headers()
     plain = {**headers, "Accept-Encoding": "identity"}  # bytes of a packed answer could not be counted from
     told = get_hf_file_metadata(address, headers=headers)
-    if not told.etag or not told.size or told.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
+    digest = told.etag or ""
+    if not _DIGEST.fullmatch(digest) or not told.size or told.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         return  # left to the library
     blobs = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"), "blobs")
     blobs.mkdir(parents=True, exist_ok=True)
-    blob, part = blobs / told.etag, blobs / f"{told.etag}.afina"
-    lock = FileLock(blobs / f"{told.etag}.afina.lock")
+    blob, part = blobs / digest, blobs / f"{digest}.afina"
+    lock = FileLock(blobs / f"{digest}.afina.lock")
     if blob.exists() or not lock.acquire():
         return
     try:
@@ -38,7 +43,7 @@ def bring(repo: str, commit: str, name: str, bar: type[Any]) -> None:
             if file.tell() > told.size:
                 file.truncate(0)
             http_get(address, file, resume_size=file.tell(), headers=plain, expected_size=told.size, tqdm_class=bar)
-        if len(told.etag) == 64 and _sha256(part) != told.etag:
+        if len(digest) == 64 and _sha256(part) != digest:
             part.unlink()
             raise ConnectionError(f"{name} came damaged")
         part.replace(blob)
