@@ -21,8 +21,10 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Studio]:
-    """A base model "tiny" and "tuned", whose random adapter makes it answer otherwise."""
+    """A base model "tiny", with room for long answers, and "tuned", whose random adapter makes it answer otherwise."""
     base = Path(shutil.copytree(tiny_model, tmp_path_factory.mktemp("base") / "tiny"))
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 100_000}))
     root = tmp_path_factory.mktemp("studio")
     make_run(Home(root).create(), "run-tuned", "tuned", base)
     made = Studio(root, base)
@@ -113,7 +115,7 @@ def test_each_model_is_told_only_its_own_answers(studio: Studio, open_page: Open
 
 def test_stop_keeps_what_was_said_and_again_asks_anew(studio: Studio, open_page: Open) -> None:
     page = open_page(f"{studio.address}/chat?model=tiny")
-    short(page, tokens=4000)  # at temperature 0 this model never comes to an end by itself
+    short(page, tokens=8000)  # at temperature 0 this model never comes to an end by itself
     ask(page, "Tell me everything.")
     expect(page.locator(".reply-foot")).to_contain_text("Answering", timeout=PATIENCE)
     expect(page.locator("#send")).to_be_hidden()

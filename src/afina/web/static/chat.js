@@ -206,11 +206,20 @@ async function answerTo(index, answer, shown) {
   shown.setAttribute("aria-busy", "true");
   shown.phase(t("thinking"));
   const follow = (action) => { const end = atEnd(); action(); if (end) toEnd(); };
+  let waiting = ""; // pieces may come faster than a page is drawn
+  const grow = () => {
+    const piece = waiting;
+    waiting = "";
+    if (piece) follow(() => shown.grow(piece));
+  };
   try {
     const messages = talk.messages(answer.model, index, settings.system);
     const last = await ask(answer.model, messages, settings, stop.signal, {
       phase: (name) => shown.phase(t(name === "loading" ? "loading" : "thinking")),
-      text: (piece) => follow(() => shown.grow(piece)),
+      text: (piece) => {
+        if (!waiting) requestAnimationFrame(grow);
+        waiting += piece;
+      },
     });
     const { stop_reason, tokens, tokens_per_second, precision, loss_rise } = last;
     Object.assign(answer, { stop_reason, tokens, tokens_per_second, precision, loss_rise });
@@ -220,6 +229,7 @@ async function answerTo(index, answer, shown) {
     else throw error;
   } finally {
     going.delete(stop);
+    grow();
     follow(() => shown.finish());
     busy();
     talk.save();
