@@ -19,8 +19,8 @@ from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
 from afina.engine.native import build
+from afina.engine.products import Product, Thin, over_tokens, padded
 from afina.engine.segments import Heads, Look
-from afina.engine.thin import Thin, over_tokens, padded
 
 SOURCE = Path(build.__file__).with_name(build.SOURCES[0])
 
@@ -214,24 +214,31 @@ def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype, units: N
 
 
 @ways
-@pytest.mark.parametrize("rank", [4, 32, 48])
-@pytest.mark.parametrize(("tokens", "width"), [(64, 96), (192, 64), (33, 64), (64, 40)])
-def test_products_with_a_rank(dtype: torch.dtype, units: None, rank: int, tokens: int, width: int) -> None:
+@pytest.mark.parametrize("rank", [0, 4, 48])
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(64, 96, 32), (576, 64, 640), (33, 64, 96), (64, 40, 64)])
+@pytest.mark.parametrize("turned", [True, False])
+def test_products(
+    dtype: torch.dtype, units: None, rank: int, tokens: int, inputs: int, outputs: int, turned: bool
+) -> None:
+    weight = numbers(*((outputs, inputs) if turned else (inputs, outputs)), dtype=dtype)
+    bias, add = numbers(outputs, dtype=dtype), numbers(tokens, outputs, dtype=dtype)
+    x = numbers(tokens, inputs, dtype=dtype)
     whole = padded(rank, dtype)
-    matrix, x, y = (
-        torch.zeros(whole, width, dtype=dtype),
-        numbers(tokens, width, dtype=dtype),
-        numbers(tokens, width, dtype=dtype),
-    )
-    thin = Thin(matrix)
-    matrix[:rank] = numbers(rank, width, dtype=dtype)
-    thin.changed()
-    z = thin.to_rank(x)
-    check(z, x.double() @ matrix.double().t(), dtype)
-    wanted = y.double() + z.double() @ matrix.double()
-    thin.add_from_rank(z, y)
+    down, up = (Thin(torch.zeros(whole, width, dtype=dtype)) for width in (inputs, outputs))
+    for thin in (down, up):
+        thin.matrix[:rank] = numbers(rank, thin.matrix.shape[1], dtype=dtype)
+        thin.changed()
+    thins = (down, up) if rank else (None, None)
+    out = torch.empty_like(add)
+    y, z = Product(weight, turned, *thins, bias)(x, add, out)
+    assert y is out
+    wanted = x.double() @ (weight.t() if turned else weight).double() + bias.double() + add.double()
+    if rank:
+        assert z is not None
+        check(z, x.double() @ down.matrix.double().t(), dtype)
+        wanted += z.double() @ up.matrix.double()
+        check(over_tokens(z, x), z.double().t() @ x.double(), dtype)
     check(y, wanted, dtype)
-    check(over_tokens(z, x), z.double().t() @ x.double(), dtype)
 
 
 def test_what_cannot_be_seen_weighs_nothing_at_all(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:

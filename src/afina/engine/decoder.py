@@ -18,9 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from afina.engine import elementwise, segments, shapes
+from afina.engine import elementwise, native, segments, shapes
 from afina.engine.batches import Row
 from afina.engine.elementwise import Norm
+from afina.engine.native import halves as at_once
+from afina.engine.native.halves import Factor
 from afina.engine.projection import Projection
 from afina.engine.segments import Heads, Look
 
@@ -123,24 +125,44 @@ class Attention:
     def _project(
         self, x: Tensor, place: Place, keep: bool, room: Room | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None, Any]:
-        h, inverse = self.norm.forward(x)
-        qkv, z = self.qkv.forward(
-            h, keep=keep, out=None if room is None else room.take("qkv", x, sum(self.heads.widths))
-        )
+        z: Tensor | None
+        into = None if room is None else room.take("qkv", x, sum(self.heads.widths))
+        factors = _factors(x, self.norm, self.qkv)
+        if factors:
+            scale, eps = self.norm.scale(), self.norm.eps
+            qkv, z, inverse = at_once.first_half(x, scale, eps, factors[0], self._turn(place), into)
+        else:
+            h, inverse = self.norm.forward(x)
+            qkv, z = self.qkv.forward(h, keep=keep, out=into)
         raw = self._norm_heads(qkv) if self.head_norms else None
-        elementwise.rotate(self._turned(qkv), place.cos, place.sin)
+        if raw or not factors:
+            elementwise.rotate(self._turned(qkv), place.cos, place.sin)
         return inverse, qkv, z, raw
+
+    def _turn(self, place: Place) -> tuple[Tensor, Tensor, int, int]:
+        """What the kernels of half a layer turn: cos, sin, how many heads (none where their norms come first), and their size."""
+        queries, keys, _ = self.heads.widths
+        return place.cos, place.sin, 0 if self.head_norms else (queries + keys) // self.heads.size, self.heads.size
 
     def backward(
         self, dy: Tensor, x: Tensor, kept: Any, place: Place, need_input: bool
     ) -> tuple[Tensor | None, list[Any]]:
         """The gradients of x and of `parameters`."""
+        dx: Tensor | None
         inverse, qkv, z, raw, out, sums, z_out, after = kept
         d_out, of_output, of_post = _residual_backward(dy, out, z_out, after, self.output, self.post)
         d_qkv = segments.attend_backward(d_out, qkv, out, sums, self.heads, place.lengths, place.looks, place.positions)
-        elementwise.rotate(self._turned(d_qkv), place.cos, place.sin, back=True)
+        factors = _factors(x, self.norm, self.qkv, back=True) if need_input else []
+        if raw or not factors:
+            elementwise.rotate(self._turned(d_qkv), place.cos, place.sin, back=True)
         of_heads = self._norm_heads_backward(d_qkv, raw) if raw is not None else []
-        dx, of_norm, of_qkv = _norm_backward(dy, d_qkv, x, inverse, z, self.norm, self.qkv, need_input)
+        if factors:
+            scale, turn = self.norm.scale(), self._turn(place)
+            through = at_once.first_half_backward(d_qkv, x, scale, inverse, factors[0], turn, residual=dy)
+            dx, of_norm = through.dx, self.norm.backward_scale(through.d_h, x, inverse)
+            of_qkv = self.qkv.backward_parameters(d_qkv, through.h, z, through.dz)
+        else:
+            dx, of_norm, of_qkv = _norm_backward(dy, d_qkv, x, inverse, z, self.norm, self.qkv, need_input)
         return dx, [*of_norm, *of_qkv, *of_heads, *of_output, *of_post]
 
     def _turned(self, qkv: Tensor) -> Tensor:
@@ -199,10 +221,17 @@ class FeedForward:
 
     def forward(self, x: Tensor, place: Place, keep: bool, room: Room | None = None) -> tuple[Tensor, Any]:
         """x (T, d) → x + down(act(gate) · up), and what backward needs, in `room` where given."""
+        z: Tensor | None
+        into = None if room is None else room.take("gate_up", x, sum(self.gate_up.sizes))
+        factors = [] if self.post else _factors(x, self.norm, self.gate_up, self.down)
+        if factors:
+            gate_up = x.new_empty(x.shape[0], sum(self.gate_up.sizes)) if into is None else into
+            scale, out = self.norm.scale(), None if room is None else room.take("y", x, x.shape[1])
+            gelu = self.activation != "silu"
+            y, z, z_last, inverse = at_once.feed_forward(x, scale, self.norm.eps, factors, gelu, gate_up, out)
+            return y, (inverse, gate_up, z, z_last, None)
         h, inverse = self.norm.forward(x)
-        gate_up, z = self.gate_up.forward(
-            h, keep=keep, out=None if room is None else room.take("gate_up", x, sum(self.gate_up.sizes))
-        )
+        gate_up, z = self.gate_up.forward(h, keep=keep, out=into)
         inner = elementwise.gated(gate_up, self.activation)
         y, z_down, after = _residual(x, inner, self.down, self.post, keep, room)
         return y, (inverse, gate_up, z, z_down, after)
@@ -212,6 +241,15 @@ class FeedForward:
     ) -> tuple[Tensor | None, list[Any]]:
         """The gradients of x and of `parameters`."""
         inverse, gate_up, z, z_down, after = kept
+        factors = [] if self.post else _factors(x, self.norm, self.down, self.gate_up, back=True)
+        if factors:
+            gelu, scale = self.activation != "silu", self.norm.scale()
+            found = at_once.feed_forward_backward(dy, x, scale, inverse, factors, gelu, gate_up)
+            through, dz_down, d_gate_up, inner = found
+            of_norm = self.norm.backward_scale(through.d_h, x, inverse)
+            of_up = self.gate_up.backward_parameters(d_gate_up, through.h, z, through.dz, blocked=(True, False))
+            of_down = self.down.backward_parameters(dy, inner, z_down, dz_down, blocked=(False, True))
+            return through.dx, [*of_norm, *of_up, *of_down]
         d_result, of_post = _post_backward(dy, after, self.post)
         # the product's input comes out of the gate's backward, so the two halves of its gradient are taken apart
         d_inner, dz = self.down.backward_input(d_result)
@@ -219,6 +257,14 @@ class FeedForward:
         of_down = self.down.backward_parameters(d_result, inner, z_down, dz)
         dx, of_norm, of_up = _norm_backward(dy, d_gate_up, x, inverse, z, self.norm, self.gate_up, need_input)
         return dx, [*of_norm, *of_up, *of_down, *of_post]
+
+
+def _factors(x: Tensor, norm: Norm, *projections: Any, back: bool = False) -> list[Factor]:
+    """What the kernels that do half a layer at once take for these; empty where there are none for x (T, d)."""
+    if x.dtype != torch.bfloat16 or x.shape[0] % at_once.KEPT_ROWS or type(norm) is not Norm or not native.serves(x):
+        return []
+    found = [(each.back if back else each.ahead).factor for each in projections]
+    return [] if None in found else found
 
 
 def _trained(*norms: Norm | None) -> list[Tensor]:

@@ -64,8 +64,7 @@ class Norm:
         """
         d_weight = None
         if native.serves(x, dy) and (residual is None or native.serves(x, residual)):
-            if self.weight.requires_grad:
-                d_weight = native.norm_scale_gradient(dy, x, inverse).to(self.weight.dtype)
+            d_weight = next(iter(self.backward_scale(dy, x, inverse)), None)
             return native.norm_backward(dy, x, self.scale(), inverse, residual), d_weight
         wide = dy.float()
         if self.weight.requires_grad:
@@ -74,6 +73,12 @@ class Norm:
         mean = (t * x).sum(dim=-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
         dx = t.mul_(inverse).sub_(x * mean).to(dy.dtype)
         return dx if residual is None else dx.add_(residual), d_weight
+
+    def backward_scale(self, dy: Tensor, x: Tensor, inverse: Tensor) -> list[Tensor]:
+        """The gradient of the weight alone, by a compiled kernel; empty where it is not trained."""
+        if not self.weight.requires_grad:
+            return []
+        return [native.norm_scale_gradient(dy, x, inverse).to(self.weight.dtype)]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:

@@ -19,13 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from afina.engine.lora import ADAPTER, is_plain
-from afina.engine.thin import Thin, over_tokens, padded
+from afina.engine.native import halves
+from afina.engine.products import Product, Thin, over_tokens, padded
 
 
 class Projection:
     """`layers` (nn.Linear, or PEFT's LoRA around one) as one product. Raises ValueError where a layer is of another kind.
 
-    sizes: outputs of each layer; parameters: what is trained, in the order in which `backward` gives gradients.
+    sizes: outputs of each layer; parameters: what is trained, in the order in which `backward` gives gradients; ahead: x → y, z;
+    back: dy → dx, dz.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -40,6 +42,7 @@ class Projection:
         self._ranks = [0 if each is None else int(each[0].shape[0]) for each in self._adapters]
         self.has_adapter = any(self._ranks)
         self.merges = self.has_adapter and self._base.dtype == torch.float32
+        self._beside = self.has_adapter and not self.merges
         if self.has_adapter and any(self._trains_base):
             raise ValueError("a layer is trained itself and has an adapter")
         self.weight = torch.empty_like(self._base) if self.merges else self._base
@@ -54,6 +57,9 @@ class Projection:
             rank = padded(sum(self._ranks), self._base.dtype)
             self._down = Thin(self._base.new_zeros(rank, inputs))  # all A, one after the other
             self._up = Thin(self._base.new_zeros(rank, total))  # all s·Bᵀ, each at its layer's outputs
+        down, up = (self._down, self._up) if self._beside else (None, None)
+        self.ahead = Product(self.weight, True, down, up, self.bias)
+        self.back = Product(self.weight, False, up, down)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -80,35 +86,32 @@ class Projection:
     ) -> tuple[Tensor, Tensor | None]:
         """x (T, in) → y (T, Σ out) (+ `add`), in `out` where given, and z, which backward needs (None without adapters, or
         where `keep` is False and nothing else needs it)."""
-        w = self.weight.t()
-        y = torch.mm(x, w, out=out) if add is None else torch.addmm(add, x, w, out=out)
-        if self.bias is not None:
-            y += self.bias
-        if not self.has_adapter or (self.merges and not keep):
-            return y, None
-        z = self._down.to_rank(x)
-        if not self.merges:
-            self._up.add_from_rank(z, y)
-        return y, z
+        y, z = self.ahead(x, add, out)
+        return y, self._down.to_rank(x) if self.merges and keep else z
 
     def backward_input(self, dy: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of x (T, in) from that of y (T, Σ out); and dz, where it was needed for that."""
-        dx = dy @ self.weight
-        if not self.has_adapter or self.merges:
-            return dx, None
-        dz = self._up.to_rank(dy)
-        self._down.add_from_rank(dz, dx)
-        return dx, dz
+        return self.back(dy)
 
-    def backward_parameters(self, dy: Tensor, x: Tensor, z: Tensor | None, dz: Tensor | None = None) -> list[Tensor]:
-        """The gradients of `parameters`; `dz` from `backward_input` saves computing it again."""
+    def backward_parameters(
+        self,
+        dy: Tensor,
+        x: Tensor,
+        z: Tensor | None,
+        dz: Tensor | None = None,
+        blocked: tuple[bool, bool] = (False, False),
+    ) -> list[Tensor]:
+        """The gradients of `parameters`; `dz` from `backward_input` saves computing it again; blocked: which of dy and x lie in
+        blocks (`halves`)."""
         grads: list[Tensor] = []
-        if any(self._trains_base):
-            grads += self._cut(dy.t() @ x, self._trains_base)
-        if any(self._biases):
-            grads += self._cut(dy.sum(dim=0), self._biases)
+        if any(self._trains_base) or any(self._biases):
+            rows = halves.in_rows(dy) if blocked[0] else dy
+            if any(self._trains_base):
+                grads += self._cut(rows.t() @ (halves.in_rows(x) if blocked[1] else x), self._trains_base)
+            if any(self._biases):
+                grads += self._cut(rows.sum(dim=0), self._biases)
         if z is not None:
-            grads += self._adapter_gradients(dy, x, z, self._up.to_rank(dy) if dz is None else dz)
+            grads += self._adapter_gradients(dy, x, z, self._up.to_rank(dy) if dz is None else dz, blocked)
         return grads
 
     def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:
@@ -116,9 +119,11 @@ class Projection:
         parts = zip(self._starts, self.sizes, chosen, strict=True)
         return [whole[start : start + size] for start, size, wanted in parts if wanted]
 
-    def _adapter_gradients(self, dy: Tensor, x: Tensor, z: Tensor, dz: Tensor) -> list[Tensor]:
-        d_down = over_tokens(dz, x)
-        d_up = over_tokens(z, dy) if self._up.serves(dy) else None  # more than is needed, in one go over dy
+    def _adapter_gradients(
+        self, dy: Tensor, x: Tensor, z: Tensor, dz: Tensor, blocked: tuple[bool, bool]
+    ) -> list[Tensor]:
+        d_down = over_tokens(dz, x, blocked[1])
+        d_up = over_tokens(z, dy, blocked[0]) if self._beside else None  # more than is needed, in one go over dy
         grads: list[Tensor] = []
         at = 0
         for adapter, rank, start, size in zip(self._adapters, self._ranks, self._starts, self.sizes, strict=True):

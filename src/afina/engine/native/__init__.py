@@ -19,7 +19,6 @@ __all__ = [
     "attend",
     "attend_backward",
     "cross_entropy",
-    "from_rank",
     "gated",
     "gated_backward",
     "has_units",
@@ -34,13 +33,12 @@ __all__ = [
     "rotate",
     "serves",
     "serves_heads",
-    "to_rank",
     "weave_both",
 ]
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 UNITS_TAKE = 32
 """Matrix units take blocks of that many tokens, numbers of a head, or of a rank."""
-UNITS_ONLY = frozenset({"weave_both", "to_rank", "from_rank", "over_tokens", "over_words"})
+UNITS_ONLY = frozenset({"weave_both", "over_tokens", "over_words"})
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -199,22 +197,10 @@ def weave_both(matrix: Tensor, across: Tensor, along: Tensor) -> None:
     _call("weave_both", matrix, matrix, *matrix.shape, across, along)
 
 
-def to_rank(x: Tensor, across: Tensor, rank: int) -> Tensor:
-    """x (T, width) · matrixᵀ → (T, rank)."""
-    z = x.new_empty(x.shape[0], rank)
-    _call("to_rank", x, x, across, z, *x.shape, rank)
-    return z
-
-
-def from_rank(z: Tensor, along: Tensor, y: Tensor) -> None:
-    """y (T, width) += z (T, rank) · matrix."""
-    _call("from_rank", y, z, along, y, *y.shape, z.shape[1])
-
-
-def over_tokens(z: Tensor, x: Tensor) -> Tensor:
-    """zᵀ · x, float32 (rank, width); z (T, rank), x (T, width)."""
+def over_tokens(z: Tensor, x: Tensor, blocked: bool) -> Tensor:
+    """zᵀ · x, float32 (rank, width); z (T, rank), x (T, width), in rows or in blocks (`halves`)."""
     gradient = torch.empty(z.shape[1], x.shape[1], dtype=torch.float32)
-    _call("over_tokens", x, z, x, gradient, *x.shape, z.shape[1])
+    _call("over_tokens", x, z, x, gradient, *x.shape, z.shape[1], blocked)
     return gradient
 
 

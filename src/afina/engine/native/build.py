@@ -31,6 +31,8 @@ SOURCES = (
     "speak.h",
     "units.h",
     "thin.h",
+    "large.h",
+    "halves.h",
     "attention.h",
     "attention_back.h",
 )

@@ -187,6 +187,7 @@ long lanes_of(void) { return LANES; }
 
 #include "vectors.h"
 #include "units.h"
+#include "large.h"
 #include "thin.h"
 #include "attention.h"
 #include "attention_back.h"
@@ -216,3 +217,5 @@ long lanes_of(void) { return LANES; }
 #include "rows.h"
 #include "tiles.h"
 #include "speak.h"
+
+#include "halves.h"

@@ -1,45 +1,54 @@
 /* What happens to each token by itself: norms, gates, rotations, the loss. Included by kernels.c for each number format. */
 
+/* 1 / √(mean(x²) + eps) of a row. */
+static inline float NAME(inverse_of)(const NUMBER *x, long width, float eps) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (long i = 0; i < width; i++) sum += GET(x[i]) * GET(x[i]);
+    return 1.0f / sqrtf(sum / (float)width + eps);
+}
+
+/* y = x · inverse · scale of a row. */
+static inline void NAME(norm_row)(const NUMBER *x, const float *scale, float inverse, NUMBER *y, long width) {
+#pragma omp simd
+    for (long i = 0; i < width; i++) y[i] = PUT(GET(x[i]) * inverse * scale[i]);
+}
+
+/* dx = (t - u · mean(t · u)) · inverse of a row, with u = x · inverse, t = dy · scale; plus `residual` where there is one. */
+static inline void NAME(norm_backward_row)(const NUMBER *dy, const NUMBER *x, const float *scale, float inverse, const NUMBER *residual,
+                                           NUMBER *dx, long width) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (long i = 0; i < width; i++) sum += GET(dy[i]) * scale[i] * GET(x[i]);
+    float mean = sum * inverse * inverse * inverse / (float)width;
+    if (residual) {
+#pragma omp simd
+        for (long i = 0; i < width; i++)
+            dx[i] = PUT(GET(dy[i]) * scale[i] * inverse - GET(x[i]) * mean + GET(residual[i]));
+    } else {
+#pragma omp simd
+        for (long i = 0; i < width; i++) dx[i] = PUT(GET(dy[i]) * scale[i] * inverse - GET(x[i]) * mean);
+    }
+}
+
 /* y = x · inverse · scale with inverse = 1 / √(mean(x²) + eps), which is written (given = 0) or read (given = 1). */
 int NAME(norm)(const NUMBER *x, const float *scale, float *inverse, NUMBER *y, long rows, long width, float eps,
                 int given) {
 #pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
-        const NUMBER *from = x + row * width;
-        NUMBER *to = y + row * width;
-        if (!given) {
-            float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-            for (long i = 0; i < width; i++) sum += GET(from[i]) * GET(from[i]);
-            inverse[row] = 1.0f / sqrtf(sum / (float)width + eps);
-        }
-        float by = inverse[row];
-#pragma omp simd
-        for (long i = 0; i < width; i++) to[i] = PUT(GET(from[i]) * by * scale[i]);
+        if (!given) inverse[row] = NAME(inverse_of)(x + row * width, width, eps);
+        NAME(norm_row)(x + row * width, scale, inverse[row], y + row * width, width);
     }
     return 0;
 }
 
-/* dx = (t - u · mean(t · u)) · inverse with u = x · inverse, t = dy · scale; plus `residual` where there is one. */
+/* The same of many rows. */
 int NAME(norm_backward)(const NUMBER *dy, const NUMBER *x, const float *scale, const float *inverse,
                          const NUMBER *residual, NUMBER *dx, long rows, long width) {
 #pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
-        const NUMBER *d = dy + row * width, *from = x + row * width;
-        NUMBER *to = dx + row * width;
-        float by = inverse[row], sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-        for (long i = 0; i < width; i++) sum += GET(d[i]) * scale[i] * GET(from[i]);
-        float mean = sum * by * by * by / (float)width;
-        if (residual) {
-            const NUMBER *more = residual + row * width;
-#pragma omp simd
-            for (long i = 0; i < width; i++)
-                to[i] = PUT(GET(d[i]) * scale[i] * by - GET(from[i]) * mean + GET(more[i]));
-        } else {
-#pragma omp simd
-            for (long i = 0; i < width; i++) to[i] = PUT(GET(d[i]) * scale[i] * by - GET(from[i]) * mean);
-        }
+        const NUMBER *more = residual ? residual + row * width : 0;
+        NAME(norm_backward_row)(dy + row * width, x + row * width, scale, inverse[row], more, dx + row * width, width);
     }
     return 0;
 }
@@ -70,18 +79,45 @@ static inline float NAME(slope)(float gate, int gelu) {
     return s * (1.0f + gate * (1.0f - s));
 }
 
+/* act(gate) · up of a row. */
+static inline void NAME(gated_row)(const NUMBER *gate, const NUMBER *up, NUMBER *to, long width, int gelu) {
+    if (gelu)
+#pragma omp simd
+        for (long i = 0; i < width; i++) to[i] = PUT(activation(GET(gate[i]), 1) * GET(up[i]));
+    else
+#pragma omp simd
+        for (long i = 0; i < width; i++) to[i] = PUT(activation(GET(gate[i]), 0) * GET(up[i]));
+}
+
+/* The gradients of gate and up of a row from that of act(gate) · up, and this once more. */
+static inline void NAME(gated_backward_row)(const NUMBER *restrict d, const NUMBER *restrict gate, const NUMBER *restrict up,
+                                            NUMBER *restrict d_gate, NUMBER *restrict d_up, NUMBER *restrict to, long width, int gelu) {
+    if (gelu) {
+#pragma omp simd
+        for (long i = 0; i < width; i++) {
+            float g = GET(gate[i]), u = GET(up[i]), by = GET(d[i]), active = activation(g, 1);
+            to[i] = PUT(active * u);
+            d_up[i] = PUT(active * by);
+            d_gate[i] = PUT(by * u * NAME(slope)(g, 1));
+        }
+    } else {
+#pragma omp simd
+        for (long i = 0; i < width; i++) {
+            float g = GET(gate[i]), u = GET(up[i]), by = GET(d[i]);
+            float s = 1.0f / (1.0f + exponential(-g)), active = g * s;
+            to[i] = PUT(active * u);
+            d_up[i] = PUT(active * by);
+            d_gate[i] = PUT(by * u * (s + active * (1.0f - s)));
+        }
+    }
+}
+
 /* inner = act(gate) · up; each row of gate_up holds `width` gates, then as many ups. */
 int NAME(gated)(const NUMBER *gate_up, NUMBER *inner, long rows, long width, int gelu) {
 #pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
-        const NUMBER *gate = gate_up + 2 * row * width, *up = gate + width;
-        NUMBER *to = inner + row * width;
-        if (gelu)
-#pragma omp simd
-            for (long i = 0; i < width; i++) to[i] = PUT(activation(GET(gate[i]), 1) * GET(up[i]));
-        else
-#pragma omp simd
-            for (long i = 0; i < width; i++) to[i] = PUT(activation(GET(gate[i]), 0) * GET(up[i]));
+        const NUMBER *gate = gate_up + 2 * row * width;
+        NAME(gated_row)(gate, gate + width, inner + row * width, width, gelu);
     }
     return 0;
 }
@@ -91,49 +127,33 @@ int NAME(gated_backward)(const NUMBER *d_inner, const NUMBER *gate_up, NUMBER *d
                          long width, int gelu) {
 #pragma omp parallel for schedule(static) if (rows * width > FEW)
     for (long row = 0; row < rows; row++) {
-        const NUMBER *restrict gate = gate_up + 2 * row * width, *restrict up = gate + width;
-        const NUMBER *restrict d = d_inner + row * width;
-        NUMBER *restrict d_gate = d_gate_up + 2 * row * width, *restrict d_up = d_gate + width;
-        NUMBER *restrict to = inner + row * width;
-        if (gelu) {
-#pragma omp simd
-            for (long i = 0; i < width; i++) {
-                float g = GET(gate[i]), u = GET(up[i]), by = GET(d[i]), active = activation(g, 1);
-                to[i] = PUT(active * u);
-                d_up[i] = PUT(active * by);
-                d_gate[i] = PUT(by * u * NAME(slope)(g, 1));
-            }
-        } else {
-#pragma omp simd
-            for (long i = 0; i < width; i++) {
-                float g = GET(gate[i]), u = GET(up[i]), by = GET(d[i]);
-                float s = 1.0f / (1.0f + exponential(-g)), active = g * s;
-                to[i] = PUT(active * u);
-                d_up[i] = PUT(active * by);
-                d_gate[i] = PUT(by * u * (s + active * (1.0f - s)));
-            }
-        }
+        const NUMBER *gate = gate_up + 2 * row * width;
+        NUMBER *d_gate = d_gate_up + 2 * row * width;
+        NAME(gated_backward_row)(d_inner + row * width, gate, gate + width, d_gate, d_gate + width, inner + row * width, width, gelu);
     }
     return 0;
+}
+
+/* Rotary positions of a row in place: `heads` heads of `size`; cos and sin (size / 2). */
+static inline void NAME(rotate_row)(NUMBER *x, const NUMBER *cosine, const NUMBER *sine, long heads, long size, int back) {
+    long half = size / 2;
+    for (long head = 0; head < heads; head++) {
+        NUMBER *first = x + head * size, *second = first + half;
+#pragma omp simd
+        for (long i = 0; i < half; i++) {
+            float a = GET(first[i]), b = GET(second[i]), turn = back ? -GET(sine[i]) : GET(sine[i]);
+            first[i] = PUT(a * GET(cosine[i]) - b * turn);
+            second[i] = PUT(b * GET(cosine[i]) + a * turn);
+        }
+    }
 }
 
 /* Rotary positions in place: `heads` heads of `size` from the start of each row; cos and sin (rows, size / 2). */
 int NAME(rotate)(NUMBER *x, const NUMBER *cosine, const NUMBER *sine, long rows, long distance, long heads, long size,
                   int back) {
-    long half = size / 2;
 #pragma omp parallel for schedule(static) if (rows * heads * size > FEW)
-    for (long row = 0; row < rows; row++) {
-        const NUMBER *c = cosine + row * half, *s = sine + row * half;
-        for (long head = 0; head < heads; head++) {
-            NUMBER *first = x + row * distance + head * size, *second = first + half;
-#pragma omp simd
-            for (long i = 0; i < half; i++) {
-                float a = GET(first[i]), b = GET(second[i]), turn = back ? -GET(s[i]) : GET(s[i]);
-                first[i] = PUT(a * GET(c[i]) - b * turn);
-                second[i] = PUT(b * GET(c[i]) + a * turn);
-            }
-        }
-    }
+    for (long row = 0; row < rows; row++)
+        NAME(rotate_row)(x + row * distance, cosine + row * (size / 2), sine + row * (size / 2), heads, size, back);
     return 0;
 }
 

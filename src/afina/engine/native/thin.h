@@ -2,85 +2,45 @@
  * kernels.c once, after units.h. Tokens, widths and rank are multiples of 32; everything is bfloat16 but gradients of weights. */
 
 #if UNITS
-enum { PANEL = 64, STRETCH = 512 };
+enum { STRETCH = 512, TOKENS_AT_ONCE = 256 };
 
-/* A matrix (rank, width) woven for both ways: across (width / 2, rank, 2), along (rank / 2, width, 2). */
+/* A matrix (rank, width) woven for both ways: across (width / 2, rank, 2), along (width / 32, rank / 2, 32, 2). */
 int weave_both(const uint16_t *from, long rank, long width, uint16_t *across, uint16_t *along) {
     weave_across(from, width, rank, width, across);
-    weave(from, width, rank, width, along);
+    for (long column = 0; column < width; column += BLOCK_OF) weave(from + column, width, rank, BLOCK_OF, along + column * rank);
     return 0;
 }
 
-/* z (tokens, rank) = x (tokens, width) · matrixᵀ, woven across. */
-int to_rank(const uint16_t *x, const uint16_t *across, uint16_t *z, long tokens, long width, long rank) {
-#pragma omp parallel
-    {
-        float block[BLOCK_OF * BLOCK_OF] __attribute__((aligned(64)));
-        claim_units();
-#pragma omp for schedule(static)
-        for (long token = 0; token < tokens; token += BLOCK_OF)
-            for (long r = 0; r < rank; r += BLOCK_OF) {
-                block_product(x + token * width, width, across + 2 * r, 2 * rank, width, block, BLOCK_OF, 0);
-                for (long i = 0; i < BLOCK_OF; i++) {
-                    uint16_t *to = z + (token + i) * rank + r;
-                    write_16(to, _mm512_load_ps(block + i * BLOCK_OF));
-                    write_16(to + UNIT, _mm512_load_ps(block + i * BLOCK_OF + UNIT));
-                }
-            }
-        _tile_release();
-    }
-    return 0;
-}
-
-/* y (tokens, width) += z (tokens, rank) · matrix, woven along. */
-int from_rank(const uint16_t *z, const uint16_t *along, uint16_t *y, long tokens, long width, long rank) {
-#pragma omp parallel
-    {
-        float block[BLOCK_OF * BLOCK_OF] __attribute__((aligned(64)));
-        claim_units();
-#pragma omp for schedule(static)
-        for (long token = 0; token < tokens; token += BLOCK_OF)
-            for (long column = 0; column < width; column += BLOCK_OF) {
-                block_product(z + token * rank, rank, along + 2 * column, 2 * width, rank, block, BLOCK_OF, 0);
-                for (long i = 0; i < BLOCK_OF; i++) {
-                    uint16_t *to = y + (token + i) * width + column;
-                    write_16(to, _mm512_add_ps(read_16(to), _mm512_load_ps(block + i * BLOCK_OF)));
-                    write_16(to + UNIT, _mm512_add_ps(read_16(to + UNIT), _mm512_load_ps(block + i * BLOCK_OF + UNIT)));
-                }
-            }
-        _tile_release();
-    }
-    return 0;
-}
-
-/* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens; z (tokens, rank), x (tokens, width). */
-int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long tokens, long width, long rank) {
-    uint16_t *turned = aligned_alloc(64, (size_t)(tokens * rank) * 2);
-    if (!turned) return 1;
+/* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens, of which there is a multiple of 64; z (tokens, rank), x
+ * (tokens, width), which may be blocked. Each thread has columns of its own and goes through the tokens a few at a time, so that it reads
+ * rows as they lie. */
+int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long tokens, long width, long rank, int blocked) {
     int failed = 0;
 #pragma omp parallel
     {
-        uint16_t *panel = aligned_alloc(64, (size_t)(tokens * PANEL) * 2);
-        if (!panel) {
+        long first, end;
+        share_of(width, BLOCK_OF, &first, &end);
+        long columns = end - first;
+        uint16_t *turned = claim_halves(TOKENS_AT_ONCE * (rank + columns)), *some = turned + TOKENS_AT_ONCE * rank;
+        if (!turned) {
 #pragma omp atomic write
             failed = 1;
         }
-#pragma omp for schedule(static)
-        for (long token = 0; token < tokens; token += BLOCK_OF)
-            for (long r = 0; r < rank; r++)
-                for (long i = 0; i < BLOCK_OF; i++) turned[r * tokens + token + i] = z[(token + i) * rank + r];
         claim_units();
-#pragma omp for schedule(static)
-        for (long column = 0; column < width; column += PANEL) {
-            if (!panel) continue;
-            long columns = MIN(PANEL, width - column);
-            weave(x + column, width, tokens, columns, panel);
-            units_product(rank, columns, tokens, turned, tokens, panel, 2 * columns, gradient + column, width, 0);
+        for (long at = 0; at < tokens && turned; at += TOKENS_AT_ONCE) {
+            long rows = MIN(TOKENS_AT_ONCE, tokens - at);
+            for (long r = 0; r < rank; r += UNIT)
+                for (long i = 0; i < rows; i += UNIT) turn_halves_16(z + (at + i) * rank + r, rank, turned + r * rows + i, rows);
+            for (long row = 0; row < rows && blocked; row += KEPT_ROWS)
+                for (long column = 0; column < columns; column += BLOCK_OF)
+                    weave_into(x + place_of(at + row, first + column, width, 1), BLOCK_OF, KEPT_ROWS, BLOCK_OF,
+                               some + row * columns + 2 * column, 2 * columns);
+            if (!blocked) weave(x + at * width + first, width, rows, columns, some);
+            units_product(rank, columns, rows, turned, rows, some, 2 * columns, gradient + first, width, at > 0);
         }
         _tile_release();
-        free(panel);
+        free(turned);
     }
-    free(turned);
     return failed;
 }
 

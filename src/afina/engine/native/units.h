@@ -17,21 +17,19 @@ int units(void) {
     return known;
 }
 
-/* Eight registers of 16 rows of 64 bytes for this thread; to be given back by _tile_release. */
+/* Eight registers of 16 rows of 64 bytes for this thread; to be given back by _tile_release. A constant, because compilers see of a
+ * variable only the first bytes used. */
 static void claim_units(void) {
-    struct {
+    static const struct {
         uint8_t palette, start, reserved[14];
         uint16_t bytes[16];
         uint8_t rows[16];
-    } __attribute__((packed, aligned(64))) shape = {.palette = 1};
-    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = UNIT;
+    } __attribute__((packed, aligned(64))) shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     _tile_loadconfig(&shape);
 }
 
-/* The float32 block (32 × 32) of a (32 × depth) · b (depth × 32, woven, `b_down` numbers from pair to pair) into c; where `add`, onto
- * what is there. */
-static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
-                                 int add) {
+/* A float32 block (32 × 32) into four registers: c where `add`, else zeros. */
+static inline void begin_block(const float *c, long c_down, int add) {
     if (add) {
         _tile_loadd(0, c, c_down * 4);
         _tile_loadd(1, c + UNIT, c_down * 4);
@@ -43,20 +41,39 @@ static inline void block_product(const uint16_t *a, long a_down, const uint16_t 
         _tile_zero(2);
         _tile_zero(3);
     }
-    for (long step = 0; step < depth; step += BLOCK_OF) {
-        _tile_loadd(4, a + step, a_down * 2);
+}
+
+/* Add a (32 × depth; 32 columns and the next lie `a_along` apart) · b (depth × 32, woven, `b_down` numbers from pair to pair) to it, and
+ * where `soon`, have as much memory from there on brought near as there is in b. */
+static inline __attribute__((always_inline)) void add_to_block(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down,
+                                                               long depth, const char *soon) {
+    for (long step = 0; step < depth; step += BLOCK_OF, a += a_along) {
+        if (soon)
+            for (long line = 0; line < 4; line++) _mm_prefetch(soon + step * 8 + line * 64, _MM_HINT_T1);
+        _tile_loadd(4, a, a_down * 2);
         _tile_loadd(6, b + step / 2 * b_down, b_down * 2);
         _tile_loadd(7, b + step / 2 * b_down + BLOCK_OF, b_down * 2);
-        _tile_loadd(5, a + UNIT * a_down + step, a_down * 2);
+        _tile_loadd(5, a + UNIT * a_down, a_down * 2);
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
+}
+
+static inline void end_block(float *c, long c_down) {
     _tile_stored(0, c, c_down * 4);
     _tile_stored(1, c + UNIT, c_down * 4);
     _tile_stored(2, c + UNIT * c_down, c_down * 4);
     _tile_stored(3, c + UNIT * c_down + UNIT, c_down * 4);
+}
+
+/* The block of a (32 × depth) · b (depth × 32, woven) into c; where `add`, onto what is there. */
+static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
+                                 int add) {
+    begin_block(c, c_down, add);
+    add_to_block(a, a_down, BLOCK_OF, b, b_down, depth, 0);
+    end_block(c, c_down);
 }
 
 static inline __m512 read_16(const uint16_t *from) {
@@ -64,6 +81,10 @@ static inline __m512 read_16(const uint16_t *from) {
 }
 
 static inline void write_16(uint16_t *to, __m512 value) { _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value)); }
+
+static inline void write_32(uint16_t *to, __m512 left, __m512 right) {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+}
 
 /* Two rows of 32 woven into 32 pairs. */
 static inline void weave_rows(const uint16_t *first, const uint16_t *second, uint16_t *to) {
@@ -74,14 +95,25 @@ static inline void weave_rows(const uint16_t *first, const uint16_t *second, uin
     _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi64(low, late, high));
 }
 
-/* (rows, columns), rows `distance` apart → woven (rows / 2, columns, 2). */
-static void weave(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
+/* (rows, columns), rows `distance` apart → woven, the pairs `down` numbers apart. */
+static void weave_into(const uint16_t *from, long distance, long rows, long columns, uint16_t *to, long down) {
     for (long row = 0; row < rows; row += 2)
         for (long column = 0; column < columns; column += 32) {
             __builtin_prefetch(from + (row + AHEAD_ROWS) * distance + column);
             __builtin_prefetch(from + (row + AHEAD_ROWS + 1) * distance + column);
-            weave_rows(from + row * distance + column, from + (row + 1) * distance + column, to + row * columns + 2 * column);
+            weave_rows(from + row * distance + column, from + (row + 1) * distance + column, to + row / 2 * down + 2 * column);
         }
+}
+
+/* (rows, columns), rows `distance` apart → woven (rows / 2, columns, 2). */
+static void weave(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
+    weave_into(from, distance, rows, columns, to, 2 * columns);
+}
+
+/* 16 rows of 16 become columns; rows lie `distance` apart, and `down` where they are put. */
+static void turn_halves_16(const uint16_t *from, long distance, uint16_t *to, long down) {
+    for (long i = 0; i < UNIT; i++)
+        for (long j = 0; j < UNIT; j++) to[j * down + i] = from[i * distance + j];
 }
 
 /* (rows, columns), rows `distance` apart → its transpose woven (columns / 2, rows, 2): pairs stay pairs, so it is a transpose of 32
@@ -117,6 +149,21 @@ static inline __m512 power_16(__m512 x) {
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(p, n);
+}
+
+/* SiLU of x or its GELU by tanh, and the slope there, to 14 bits: they become bfloat16. */
+static inline __attribute__((always_inline)) __m512 activation_16(__m512 x, const int gelu, __m512 *slope) {
+    const __m512 one = _mm512_set1_ps(1.0f), zero = _mm512_setzero_ps();
+    __m512 square = _mm512_mul_ps(x, x), inner = x; /* both are x · sigmoid(inner) */
+    if (gelu) inner = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.5957691216f)), _mm512_fmadd_ps(square, _mm512_set1_ps(0.044715f), one));
+    __mmask16 below = _mm512_cmp_ps_mask(inner, zero, _CMP_LT_OQ);
+    __m512 power = power_16(_mm512_mul_ps(_mm512_mask_sub_ps(inner, below ^ 0xffff, zero, inner), _mm512_set1_ps(1.44269504088896341f)));
+    __m512 sigmoid = _mm512_mul_ps(_mm512_mask_blend_ps(below, one, power), _mm512_rcp14_ps(_mm512_add_ps(one, power)));
+    __m512 active = _mm512_mul_ps(x, sigmoid), rest = _mm512_mul_ps(active, _mm512_sub_ps(one, sigmoid));
+    if (gelu)
+        rest = _mm512_mul_ps(_mm512_mul_ps(rest, _mm512_set1_ps(1.5957691216f)), _mm512_fmadd_ps(square, _mm512_set1_ps(0.134145f), one));
+    *slope = _mm512_add_ps(sigmoid, rest);
+    return active;
 }
 
 /* 16 rows of 16 become columns. */

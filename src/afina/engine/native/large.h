@@ -1,0 +1,133 @@
+/* Products of what has a row a token with a layer's weights, on matrix units, with LoRA's share of them. Included by kernels.c once, after
+ * units.h. Tokens, widths and rank are multiples of 32; everything is bfloat16, summed in float32.
+ *
+ * A thread takes ROWS_AT_ONCE tokens at a time through all that happens to them: they stay in its second-level cache, as do the sums
+ * of 32 columns (NEAR numbers fit there with room to spare), and of the weights a PART of 32 columns in the first-level cache. Weights lie
+ * in panels of 32 columns, each woven. */
+
+#if UNITS
+enum { PART = 288, ROWS_AT_ONCE = 256, NEAR = 1 << 19, KEPT_ROWS = 64 };
+
+/* x (…, depth) → x · matrix + z · up (+ bias) (…, width) with z = x · downᵀ (…, rank). weight: the matrix (depth, width), or where
+ * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. */
+typedef struct {
+    const uint16_t *weight, *bias, *across, *along;
+    int64_t depth, width, rank, turned;
+} factor;
+
+/* Where what has `width` numbers a token has 32 of them from `column` on: in rows, or `blocked` in pieces of 64 tokens and 32 columns, so
+ * that memory is written and read as it lies. */
+static inline long place_of(long row, long column, long width, int blocked) {
+    return blocked ? row / KEPT_ROWS * KEPT_ROWS * width + column * KEPT_ROWS + row % KEPT_ROWS * BLOCK_OF : row * width + column;
+}
+
+static uint16_t *claim_halves(long count) { return aligned_alloc(64, (size_t)((count + 31) / 32) * 64); }
+
+/* The weight in panels (width / 32, depth / 2, 32, 2). To be called by all threads; ends with a barrier. */
+static void lay_panels(const factor *f, uint16_t *panels) {
+    long depth = f->depth;
+#pragma omp for schedule(static)
+    for (long column = 0; column < f->width; column += BLOCK_OF) {
+        uint16_t *panel = panels + column * depth;
+        if (!f->turned) {
+            weave(f->weight + column, f->width, depth, BLOCK_OF, panel);
+            continue;
+        }
+        for (long step = 0; step < depth; step += BLOCK_OF)
+            for (long half = 0; half < BLOCK_OF; half += UNIT) {
+                __m512 row[UNIT];
+                for (long i = 0; i < UNIT; i++) row[i] = _mm512_loadu_ps(f->weight + (column + half + i) * depth + step);
+                turn_16(row);
+                for (long i = 0; i < UNIT; i++) _mm512_storeu_ps(panel + (step + 2 * i) * BLOCK_OF + 2 * half, row[i]);
+            }
+    }
+}
+
+/* z (rows, rank) = x · downᵀ. */
+static void take_to_rank(const uint16_t *x, int blocked, long rows, const factor *f, uint16_t *z) {
+    float sums[BLOCK_OF * BLOCK_OF] __attribute__((aligned(64)));
+    for (long r = 0; r < f->rank; r += BLOCK_OF)
+        for (long row = 0; row < rows; row += BLOCK_OF) {
+            begin_block(sums, BLOCK_OF, 0);
+            add_to_block(x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? KEPT_ROWS * BLOCK_OF : BLOCK_OF,
+                         f->across + 2 * r, 2 * f->rank, f->depth, 0);
+            end_block(sums, BLOCK_OF);
+            for (long i = 0; i < BLOCK_OF; i++)
+                write_32(z + (row + i) * f->rank + r, _mm512_load_ps(sums + i * BLOCK_OF), _mm512_load_ps(sums + i * BLOCK_OF + UNIT));
+        }
+}
+
+/* 32 rows and columns of sums, plus those of `add` and a bias where there are such, into y; y and add have `distance` numbers a row. */
+static inline void write_block(const float *sums, const uint16_t *add, const uint16_t *bias, uint16_t *y, long distance) {
+    __m512 left = _mm512_setzero_ps(), right = left;
+    if (bias) left = read_16(bias), right = read_16(bias + UNIT);
+    for (long row = 0; row < BLOCK_OF; row++) {
+        __m512 one = _mm512_add_ps(_mm512_load_ps(sums + row * BLOCK_OF), left);
+        __m512 two = _mm512_add_ps(_mm512_load_ps(sums + row * BLOCK_OF + UNIT), right);
+        if (add) {
+            one = _mm512_add_ps(one, read_16(add + row * distance));
+            two = _mm512_add_ps(two, read_16(add + row * distance + UNIT));
+        }
+        write_32(y + row * distance, one, two);
+    }
+}
+
+/* 32 columns of the result from `column` on, plus `add` where there is one, into y; y and add have `distance` numbers a row. Meanwhile the
+ * weights of those that follow come near, a few with each row. */
+static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long rows, const factor *f, const uint16_t *panels, long column,
+                         float *sums, const uint16_t *add, uint16_t *y, long distance) {
+    const uint16_t *panel = panels + column * f->depth, *bias = f->bias ? f->bias + column : 0;
+    const char *soon = (const char *)(panel + BLOCK_OF * f->depth);
+    const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? KEPT_ROWS * BLOCK_OF : BLOCK_OF;
+    for (long step = 0; step < f->depth; step += PART) {
+        long depth = MIN(PART, f->depth - step), last = step + depth == f->depth;
+        for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
+            float *block = sums + row * BLOCK_OF;
+            begin_block(block, BLOCK_OF, step > 0);
+            add_to_block(x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, soon);
+            if (last && f->rank)
+                add_to_block(z + row * f->rank, f->rank, BLOCK_OF, f->along + column * f->rank, 2 * BLOCK_OF, f->rank, 0);
+            end_block(block, BLOCK_OF);
+            if (last) write_block(block, add ? add + row * distance : 0, bias, y + row * distance, distance);
+        }
+    }
+}
+
+/* z and y of some rows; `add` and y have as many numbers a row as the result. Of long rows fewer go through all columns at once. */
+static void find_rows(const uint16_t *x, int blocked, long rows, const factor *f, const uint16_t *panels, float *sums, const uint16_t *add, uint16_t *z,
+                      uint16_t *y) {
+    long most = f->depth * ROWS_AT_ONCE > NEAR ? ROWS_AT_ONCE / 2 : ROWS_AT_ONCE;
+    take_to_rank(x, blocked, rows, f, z);
+    for (long row = 0; row < rows; row += most)
+        for (long column = 0; column < f->width; column += BLOCK_OF)
+            find_columns(x + row * f->depth, blocked, z + row * f->rank, MIN(most, rows - row), f, panels, column, sums,
+                         add ? add + row * f->width + column : 0, y + row * f->width + column, f->width);
+}
+
+/* The tokens of a thread, in whole `unit`s. */
+static void share_of(long tokens, long unit, long *begin, long *end) {
+    long units = (tokens + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
+    *begin = thread * units / threads * unit;
+    *end = MIN(tokens, (thread + 1) * units / threads * unit);
+}
+
+/* y (tokens, width) = the result for x (tokens, depth) (+ add), and z (tokens, rank). */
+int project(const uint16_t *x, const factor *f, const uint16_t *add, uint16_t *z, uint16_t *y, long tokens) {
+    uint16_t *panels = claim_halves(f->depth * f->width);
+    if (!panels) return 1;
+#pragma omp parallel
+    {
+        float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
+        long begin, end;
+        lay_panels(f, panels);
+        claim_units();
+        share_of(tokens, BLOCK_OF, &begin, &end);
+        for (long at = begin; at < end; at += ROWS_AT_ONCE)
+            find_rows(x + at * f->depth, 0, MIN(ROWS_AT_ONCE, end - at), f, panels, sums, add ? add + at * f->width : 0, z + at * f->rank,
+                      y + at * f->width);
+        _tile_release();
+    }
+    free(panels);
+    return 0;
+}
+#endif
