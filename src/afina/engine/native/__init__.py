@@ -7,12 +7,12 @@ operators stands beside the call, in `elementwise.py`, `segments.py` and `loss.p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ctypes import c_float, c_int, c_long, c_void_p
 
 import torch
 from torch import Tensor
 
 from afina.engine.native.build import library
+from afina.engine.native.calls import Value, call
 
 __all__ = [
     "UNITS_TAKE",
@@ -221,23 +221,7 @@ def _way(name: str, qkv: Tensor, size: int) -> str:
     return f"{name}_by_units" if has_units() and qkv.dtype == torch.bfloat16 and size % UNITS_TAKE == 0 else name
 
 
-def _call(name: str, like: Tensor, *values: Tensor | float | bool | None) -> None:
+def _call(name: str, like: Tensor, *values: Value) -> None:
     """The kernel `name` for the format of `like`. Raises MemoryError where it found no memory to work in."""
     only_bfloat16 = name.endswith("_by_units") or name in UNITS_ONLY
-    kernel = getattr(library(), name if only_bfloat16 else f"{name}_{NAMES[like.dtype]}")
-    if kernel(*map(_argument, values)):
-        raise MemoryError(f"no memory for {name}")
-
-
-def _argument(value: Tensor | float | bool | None) -> c_void_p | c_int | c_long | c_float:
-    match value:
-        case None:
-            return c_void_p(0)
-        case Tensor():
-            return c_void_p(value.data_ptr())
-        case bool():
-            return c_int(value)
-        case int():
-            return c_long(value)
-        case _:
-            return c_float(value)
+    call(library(), name if only_bfloat16 else f"{name}_{NAMES[like.dtype]}", *values)

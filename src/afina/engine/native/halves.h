@@ -32,8 +32,7 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
             failed = 1;
         }
         if (panels) lay_panels(f, panels);
-        claim_units();
-        share_of(tokens, BLOCK_OF, &begin, &end);
+        take_share(tokens, BLOCK_OF, &begin, &end);
         for (long at = begin; at < end && h && panels; at += ROWS_AT_ONCE) {
             long rows = MIN(ROWS_AT_ONCE, end - at);
             norm_rows(x, n, at, rows, f->depth, 0, h);
@@ -72,8 +71,7 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         long begin, end;
         lay_panels(f, panels);
-        claim_units();
-        share_of(tokens, BLOCK_OF, &begin, &end);
+        take_share(tokens, BLOCK_OF, &begin, &end);
         for (long at = begin; at < end; at += ROWS_AT_ONCE) {
             long rows = MIN(ROWS_AT_ONCE, end - at);
             for (long row = at; row < at + rows; row++)
@@ -124,8 +122,7 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
             lay_panels(first, panels);
             lay_panels(last, panels_last);
         }
-        claim_units();
-        share_of(tokens, KEPT_ROWS, &begin, &end);
+        take_share(tokens, KEPT_ROWS, &begin, &end);
         for (long at = begin; at < end && h && panels; at += ROWS_AT_ONCE) {
             long rows = MIN(ROWS_AT_ONCE, end - at);
             norm_rows(x, n, at, rows, width, 0, h);
@@ -169,8 +166,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
         long begin, end, far = inner * KEPT_ROWS;
         lay_panels(last, panels_last);
         lay_panels(first, panels);
-        claim_units();
-        share_of(tokens, KEPT_ROWS, &begin, &end);
+        take_share(tokens, KEPT_ROWS, &begin, &end);
         for (long at = begin; at < end; at += ROWS_AT_ONCE) {
             long rows = MIN(ROWS_AT_ONCE, end - at);
             take_to_rank(dy + at * width, 0, rows, last, dz_last + at * last->rank);

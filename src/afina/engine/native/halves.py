@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from afina.engine.native.build import library
-from afina.engine.native.steps import address
+from afina.engine.native.calls import address, call
 
 __all__ = [
     "KEPT_ROWS",
@@ -70,7 +70,7 @@ def project(x: Tensor, factor: Factor, add: Tensor | None = None, out: Tensor | 
     """x (T, depth) → y (T, width) (+ `add`), in `out` where given, and z (T, rank)."""
     y = x.new_empty(x.shape[0], factor.width) if out is None else out
     z = x.new_empty(x.shape[0], factor.rank)
-    _call("project", x, factor, add, z, y, x.shape[0])
+    call(library(), "project", x, factor, add, z, y, x.shape[0])
     return y, z
 
 
@@ -87,7 +87,7 @@ def first_half(
     inverse = torch.empty(tokens, 1, dtype=torch.float32)
     y = x.new_empty(tokens, factor.width) if out is None else out
     z = x.new_empty(tokens, factor.rank)
-    _call("first_half", x, _norm(scale, inverse, eps), factor, cos, sin, z, y, tokens, heads, size)
+    call(library(), "first_half", x, _norm(scale, inverse, eps), factor, cos, sin, z, y, tokens, heads, size)
     return y, z, inverse
 
 
@@ -98,7 +98,7 @@ def first_half_backward(
     cos, sin, heads, size = turn
     through = _through(x, factor)
     norm, order = _norm(scale, inverse), _order(through)
-    _call("first_half_backward", dy, x, norm, factor, cos, sin, residual, *order, x.shape[0], heads, size)
+    call(library(), "first_half_backward", dy, x, norm, factor, cos, sin, residual, *order, x.shape[0], heads, size)
     return through
 
 
@@ -112,7 +112,7 @@ def feed_forward(
     inverse = torch.empty(tokens, 1, dtype=torch.float32)
     y = torch.empty_like(x) if out is None else out
     z, z_last = x.new_empty(tokens, first.rank), x.new_empty(tokens, last.rank)
-    _call("feed_forward", x, _norm(scale, inverse, eps), first, last, z, gate_up, z_last, y, tokens, gelu)
+    call(library(), "feed_forward", x, _norm(scale, inverse, eps), first, last, z, gate_up, z_last, y, tokens, gelu)
     return y, z, z_last, inverse
 
 
@@ -126,7 +126,7 @@ def feed_forward_backward(
     dz_last, between = x.new_empty(tokens, last.rank), x.new_empty(tokens, last.width)
     d_gate_up = x.new_empty(tokens, first.depth)
     found = dz_last, between, d_gate_up, *_order(through)
-    _call("feed_forward_backward", dy, x, _norm(scale, inverse), last, first, gate_up, *found, tokens, gelu)
+    call(library(), "feed_forward_backward", dy, x, _norm(scale, inverse), last, first, gate_up, *found, tokens, gelu)
     return through, dz_last, d_gate_up, between
 
 
@@ -146,21 +146,3 @@ def _order(through: Through) -> tuple[Tensor, ...]:
 
 def _norm(scale: Tensor, inverse: Tensor, eps: float = 0.0) -> _Norm:
     return _Norm(scale.data_ptr(), inverse.data_ptr(), eps)
-
-
-def _call(name: str, *values: Tensor | ctypes.Structure | int | bool | None) -> None:
-    """Raises MemoryError where the kernel found no memory to work in."""
-    if getattr(library(), name)(*map(_argument, values)):
-        raise MemoryError(f"no memory for {name}")
-
-
-def _argument(value: Tensor | ctypes.Structure | int | bool | None) -> object:
-    match value:
-        case ctypes.Structure():
-            return ctypes.byref(value)
-        case bool():
-            return ctypes.c_int(value)
-        case int():
-            return ctypes.c_long(value)
-        case _:
-            return ctypes.c_void_p(address(value))

@@ -96,7 +96,7 @@ static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long
 /* z and y of some rows; `add` and y have as many numbers a row as the result. Of long rows fewer go through all columns at once. */
 static void find_rows(const uint16_t *x, int blocked, long rows, const factor *f, const uint16_t *panels, float *sums, const uint16_t *add, uint16_t *z,
                       uint16_t *y) {
-    long most = f->depth * ROWS_AT_ONCE > NEAR ? ROWS_AT_ONCE / 2 : ROWS_AT_ONCE;
+    long most = MIN(ROWS_AT_ONCE, MAX(KEPT_ROWS, NEAR / f->depth / KEPT_ROWS * KEPT_ROWS));
     take_to_rank(x, blocked, rows, f, z);
     for (long row = 0; row < rows; row += most)
         for (long column = 0; column < f->width; column += BLOCK_OF)
@@ -104,11 +104,12 @@ static void find_rows(const uint16_t *x, int blocked, long rows, const factor *f
                          add ? add + row * f->width + column : 0, y + row * f->width + column, f->width);
 }
 
-/* The tokens of a thread, in whole `unit`s. */
-static void share_of(long tokens, long unit, long *begin, long *end) {
-    long units = (tokens + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
+/* Matrix units for this thread, and its share of some tokens or columns, in whole `unit`s. */
+static void take_share(long count, long unit, long *begin, long *end) {
+    claim_units();
+    long units = (count + unit - 1) / unit, threads = omp_get_num_threads(), thread = omp_get_thread_num();
     *begin = thread * units / threads * unit;
-    *end = MIN(tokens, (thread + 1) * units / threads * unit);
+    *end = MIN(count, (thread + 1) * units / threads * unit);
 }
 
 /* y (tokens, width) = the result for x (tokens, depth) (+ add), and z (tokens, rank). */
@@ -120,8 +121,7 @@ int project(const uint16_t *x, const factor *f, const uint16_t *add, uint16_t *z
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         long begin, end;
         lay_panels(f, panels);
-        claim_units();
-        share_of(tokens, BLOCK_OF, &begin, &end);
+        take_share(tokens, BLOCK_OF, &begin, &end);
         for (long at = begin; at < end; at += ROWS_AT_ONCE)
             find_rows(x + at * f->depth, 0, MIN(ROWS_AT_ONCE, end - at), f, panels, sums, add ? add + at * f->width : 0, z + at * f->rank,
                       y + at * f->width);

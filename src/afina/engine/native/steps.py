@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from afina.engine.native.build import library
+from afina.engine.native.calls import address
 
 __all__ = ["Layer", "Matrix", "Steps", "multiply", "serves", "unpack"]
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
@@ -98,8 +99,3 @@ def unpack(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def serves(kept: torch.dtype) -> bool:
     """Whether there are kernels for keys and values, or unpacked weights, in this format."""
     return library() is not None and kept in NAMES
-
-
-def address(tensor: Tensor | None) -> int | None:
-    """Where its numbers lie."""
-    return None if tensor is None else tensor.data_ptr()

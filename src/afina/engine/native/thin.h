@@ -11,22 +11,21 @@ int weave_both(const uint16_t *from, long rank, long width, uint16_t *across, ui
     return 0;
 }
 
-/* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens, of which there is a multiple of 64; z (tokens, rank), x
- * (tokens, width), which may be blocked. Each thread has columns of its own and goes through the tokens a few at a time, so that it reads
+/* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens; z (tokens, rank), x (tokens, width), which may be
+ * blocked. Each thread has columns of its own and goes through the tokens a few at a time, so that it reads
  * rows as they lie. */
 int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long tokens, long width, long rank, int blocked) {
     int failed = 0;
 #pragma omp parallel
     {
         long first, end;
-        share_of(width, BLOCK_OF, &first, &end);
+        take_share(width, BLOCK_OF, &first, &end);
         long columns = end - first;
         uint16_t *turned = claim_halves(TOKENS_AT_ONCE * (rank + columns)), *some = turned + TOKENS_AT_ONCE * rank;
         if (!turned) {
 #pragma omp atomic write
             failed = 1;
         }
-        claim_units();
         for (long at = 0; at < tokens && turned; at += TOKENS_AT_ONCE) {
             long rows = MIN(TOKENS_AT_ONCE, tokens - at);
             for (long r = 0; r < rank; r += UNIT)
