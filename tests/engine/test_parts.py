@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import sys
-from itertools import pairwise
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from afina.core import events
 from afina.engine import loss as losses
 from afina.engine import memory, optim
-from afina.engine.batches import Item, Order, Part, rows_of
+from afina.engine.batches import Item, Order, Part, filled, rows_of
 from afina.engine.loss import cross_entropy
 from afina.engine.watch import Watch
 
@@ -90,6 +92,19 @@ def test_rows_hold_what_fits_and_nothing_is_split() -> None:
     assert rows[0].positions.tolist() == [*range(5), *range(6)]
     assert rows[0].at.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert rows[0].targets.tolist() == [1, 2, 3, 4, 1, 2, 3, 4, 5]
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=12), limit=st.integers(1, 60))
+def test_rows_are_as_few_as_the_limit_allows_and_then_as_even_as_the_order_allows(
+    lengths: list[int], limit: int
+) -> None:
+    items = [Item(torch.zeros(length, dtype=torch.int32), torch.ones(length, dtype=torch.bool)) for length in lengths]
+    rows, full = list(rows_of(items, limit)), filled(items, limit)
+    assert [length for row in rows for length in row.lengths] == lengths
+    assert len(rows) == len(full)
+    cuts = combinations(range(1, len(lengths)), max(0, len(full) - 1))
+    ways = ([sum(lengths[at:end]) for at, end in pairwise((0, *each, len(lengths)))] for each in cuts)
+    assert max(map(len, rows), default=0) == min(map(max, ways), default=0)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "inverse_sqrt"])
@@ -190,13 +205,13 @@ def test_layout_follows_the_memory() -> None:
     plenty = memory.lay_out(config, **shape, free=32 << 30, switch="auto")
     tight = memory.lay_out(config, **shape, free=6 << 30, switch="auto")
     tiny = memory.lay_out(config, **shape, free=3 << 30, switch="auto")
-    assert (plenty.tokens_per_row, plenty.checkpointing) == (2048, False)
-    assert 700 <= tight.tokens_per_row < 2048
+    assert (plenty.tokens_per_row, plenty.checkpointing) == (2560, False)
+    assert 700 <= tight.tokens_per_row < 2560
     assert tight.expected < 6 << 30
     assert (tiny.tokens_per_row >= 700, tiny.checkpointing) == (True, True)
     assert memory.lay_out(config, **shape, free=32 << 30, switch="on").checkpointing
     fast = memory.lay_out(config, **{**shape, "path": "fast"}, free=6 << 30, switch="auto")
-    assert (fast.tokens_per_row, fast.checkpointing) == (2048, False), "layers computed here keep less"
+    assert (fast.tokens_per_row, fast.checkpointing) == (2560, False), "layers computed here keep less"
     assert fast.expected < tight.expected
     assert not memory.lay_out(config, **shape, free=3 << 30, switch="off").checkpointing
 

@@ -123,7 +123,8 @@ def test_the_preflight_is_measured_and_changes_nothing(
     plan = of_type(said, events.Preflight)[0]
     assert plan.measured
     assert plan.memory > 50_000_000
-    assert 0 < plan.seconds < 60
+    assert 0 < plan.step_seconds < 10
+    assert 0 <= plan.seconds < 60, "to a tenth"
     assert said.index(plan) < said.index(of_type(said, events.Sample)[0])
     monkeypatch.setattr(loop.Run, "_preflight", lambda _: iter(()))
     without = run(job(tiny_model, tmp_path / "without", **settings))

@@ -7,9 +7,10 @@ many rows there are changes nothing but memory.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -96,18 +97,28 @@ def lay_end_to_end(items: Sequence[Item]) -> Row:
     return Row(ids, positions, tuple(len(item) for item in items), learned - 1, ids[learned])
 
 
-def rows_of(items: Iterable[Item], tokens_per_row: int) -> Iterator[Row]:
-    """`items` in their order, as few rows as the limit allows; one that is longer than the limit has a row of its own."""
-    waiting: list[Item] = []
-    tokens = 0
+def rows_of(items: Sequence[Item], tokens_per_row: int) -> Iterator[Row]:
+    """`items` in their order, as few rows as the limit allows, and those as even as their order allows; one that is longer
+    than the limit has a row of its own."""
+    least, fewest = max(map(len, items), default=0), len(filled(items, tokens_per_row))
+    limit = tokens_per_row
+    if fewest > 1 and least < limit:
+        # a row of few tokens costs nearly what one of many does, and the longest decides what memory is needed
+        limit = least + bisect.bisect_left(range(least, limit), -fewest, key=lambda each: -len(filled(items, each)))
+    return map(lay_end_to_end, filled(items, limit))
+
+
+def filled(items: Sequence[Item], limit: int) -> list[list[Item]]:
+    """What each row holds where one after the other is filled up to `limit` tokens."""
+    rows: list[list[Item]] = []
+    room = 0
     for item in items:
-        if waiting and tokens + len(item) > tokens_per_row:
-            yield lay_end_to_end(waiting)
-            waiting, tokens = [], 0
-        waiting.append(item)
-        tokens += len(item)
-    if waiting:
-        yield lay_end_to_end(waiting)
+        if not rows or len(item) > room:
+            rows.append([])
+            room = limit
+        rows[-1].append(item)
+        room -= len(item)
+    return rows
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, S
 from afina.core.messages import N_, Message, say
 from afina.engine import checkpoint, optim, output, prefixes, samples
 from afina.engine import device as devices
-from afina.engine.batches import Item, Row, lay_end_to_end, rows_of
+from afina.engine.batches import Item, Row, filled, lay_end_to_end, rows_of
 from afina.engine.evaluate import validation_loss
 from afina.engine.job import Job, Keep
 from afina.engine.setup import Ready, prepare
@@ -110,7 +110,7 @@ class Run:
         def compute() -> float:
             nonlocal rate
             ready.network.backward(lay_end_to_end([shortest]), 1.0)  # buffers, once
-            row = next(rows_of(items, self.tokens_per_row))
+            row = lay_end_to_end(filled(items, self.tokens_per_row)[0])
             devices.synchronize(ready.device)
             begin = time.perf_counter()
             ready.network.backward(row, 1.0)

@@ -109,7 +109,7 @@ def lay_out(
     """Choose the layout of a step for a model of `config` (transformers' text config).
 
     weights: their bytes, however many bits each has; width: bytes of a number that is computed with; longest: tokens of the
-    longest example, which is never split; step: tokens of a usual step; free: bytes available; switch: "auto", "on" or "off"
+    longest example, which is never split; step: tokens of the longest step; free: bytes available; switch: "auto", "on" or "off"
     for activation checkpointing; path: which of the ways of computing (`model.py`).
     """
     fixed = weights + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM

@@ -58,7 +58,8 @@ class Plan:
 
 
 def rows_of(items: Iterable[Item], tokens_per_row: int) -> Iterator[Row]:
-    """As `batches.rows_of`, every row with what its examples share laid down once. The examples are sorted first."""
+    """As `batches.rows_of`, every row with what its examples share laid down once. The examples are sorted first, and each row
+    filled up: cut evenly, examples would part that share something."""
     for plan in plans(items, tokens_per_row):
         yield lay_out(plan) if plan.groups else lay_end_to_end(plan.items)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from afina.core import plan
@@ -88,7 +88,7 @@ def prepare(job: Job) -> Generator[Event, None, Ready]:
     yield Phase("loading_model")
     loaded = yield from load(job)
     network, trained = loaded.network, loaded.trained
-    layout = _lay_out(job, loaded, data.train)
+    layout = _lay_out(job, loaded, data)
     if layout.checkpointing:
         network.checkpoint_activations()
     saving = _saving(spec, data, layout)
@@ -147,17 +147,18 @@ def _warmup_warning(spec: TrainSpec, total: int) -> Iterator[Warn]:
         yield Warn("warmup_too_long", say(text, warmup=spec.warmup_steps, total=total))
 
 
-def _lay_out(job: Job, loaded: Loaded, train: Items) -> memory.Layout:
+def _lay_out(job: Job, loaded: Loaded, data: _Data) -> memory.Layout:
     """How many tokens are computed at once, and what that takes."""
     spec, network = job.spec, loaded.network
+    lengths = data.train.lengths[data.order.epoch(0)]
     free = devices.free_memory(network.device)
     return memory.lay_out(
         network.config,
         weights=sum(weight.nbytes for weight in network.model.parameters()),
         trainable=loaded.trained.count(),
         width=2 if network.dtype == torch.bfloat16 else 4,
-        longest=int(train.lengths.max()),
-        step=math.ceil(int(train.lengths.sum()) / len(train) * spec.examples_per_step),
+        longest=int(data.train.lengths.max()),
+        step=int(np.add.reduceat(lengths, range(0, len(lengths), spec.examples_per_step)).max()),
         free=free if job.memory_limit is None else min(free, job.memory_limit),
         device=network.device.type,
         switch=spec.activation_checkpointing,
