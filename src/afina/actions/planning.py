@@ -33,8 +33,6 @@ from afina.runs.index import index
 
 SPLIT_BYTES = 50_000_000
 """Files up to this size are really split to count; larger ones by their share."""
-ROW_TOKENS = 2048
-"""Tokens the engine computes at once on a processor, at most, unless one example is longer."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ def _memory(model: ModelRef, spec: TrainSpec, longest: int, step_tokens: float) 
     return arithmetic.memory(
         info.parameters,
         info.parameters if spec.method == "full" else lora,
-        tokens=max(longest, min(ROW_TOKENS, math.ceil(step_tokens))),
+        tokens=max(longest, min(arithmetic.MOST_TOKENS["cpu"], math.ceil(step_tokens))),
         hidden=hidden,
         layers=layers,
         vocabulary=vocabulary,

@@ -30,9 +30,6 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 """What is trained in. float16 is not: gradients below its smallest number vanish unless the loss is scaled up, and a scale
 that is too large makes steps that have to be thrown away, so that a step would no longer be what the settings say."""
 
-MOST_TOKENS = {"cpu": 2560, "mps": 4096, "xpu": 16384, "cuda": 16384}
-"""More in one row gains nothing: the matrix products are at their full rate."""
-
 ROUNDS = 3
 CLEAR = 1.15
 """bfloat16 must be worth its rounding: this much faster than float32, or it is not taken."""

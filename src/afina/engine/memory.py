@@ -17,8 +17,8 @@ import torch
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
+from afina.core.plan import MOST_TOKENS
 from afina.engine import device as devices
-from afina.engine.device import MOST_TOKENS
 
 KEPT_PER_LAYER = 34
 """Values kept for backward per token and layer by transformers' own layers, as a multiple of the hidden size (measured on
