@@ -205,13 +205,13 @@ def test_layout_follows_the_memory() -> None:
     plenty = memory.lay_out(config, **shape, free=32 << 30, switch="auto")
     tight = memory.lay_out(config, **shape, free=6 << 30, switch="auto")
     tiny = memory.lay_out(config, **shape, free=3 << 30, switch="auto")
-    assert (plenty.tokens_per_row, plenty.checkpointing) == (2560, False)
-    assert 700 <= tight.tokens_per_row < 2560
+    assert (plenty.tokens_per_row, plenty.checkpointing) == (2304, False)
+    assert 700 <= tight.tokens_per_row < 2304
     assert tight.expected < 6 << 30
     assert (tiny.tokens_per_row >= 700, tiny.checkpointing) == (True, True)
     assert memory.lay_out(config, **shape, free=32 << 30, switch="on").checkpointing
     fast = memory.lay_out(config, **{**shape, "path": "fast"}, free=6 << 30, switch="auto")
-    assert (fast.tokens_per_row, fast.checkpointing) == (2560, False), "layers computed here keep less"
+    assert (fast.tokens_per_row, fast.checkpointing) == (2304, False), "layers computed here keep less"
     assert fast.expected < tight.expected
     assert not memory.lay_out(config, **shape, free=3 << 30, switch="off").checkpointing
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MOST_TOKENS = {"cpu": 2560, "mps": 4096, "xpu": 16384, "cuda": 16384}
+MOST_TOKENS = {"cpu": 2304, "mps": 4096, "xpu": 16384, "cuda": 16384}
 """Tokens computed at once on each kind of device, unless one example is longer: more gains nothing, the matrix products are at their
 full rate."""
 
