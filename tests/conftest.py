@@ -15,11 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("AFINA_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# what is started in the background by a shell ignores it, and so would all that tests start and interrupt
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from afina.core.paths import Home
 from tests import tiny
+
+# what is started in the background by a shell ignores it, and so would all that tests start and interrupt
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
