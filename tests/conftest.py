@@ -19,7 +19,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 from afina.core.paths import Home
 from tests import tiny
 
-# what is started in the background by a shell ignores it, and so would all that tests start and interrupt
+# what a shell starts in the background may ignore interruptions, and so would all that tests start and interrupt
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

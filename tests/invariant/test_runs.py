@@ -118,13 +118,13 @@ def test_resumed_with_less_memory_it_learns_the_same(tiny_model: Path, tmp_path:
 def test_the_preflight_is_measured_and_changes_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {"lora_dropout": 0.1, "save_every": 3}
+    settings: dict[str, Any] = {"lora_dropout": 0.1, "save_every": 30, "epochs": 10}
     said = run(job(tiny_model, tmp_path / "with", **settings))
     plan = of_type(said, events.Preflight)[0]
     assert plan.measured
     assert plan.memory > 50_000_000
+    assert 0 < plan.seconds < 60
     assert 0 < plan.step_seconds < 10
-    assert 0 <= plan.seconds < 60, "to a tenth"
     assert said.index(plan) < said.index(of_type(said, events.Sample)[0])
     monkeypatch.setattr(loop.Run, "_preflight", lambda _: iter(()))
     without = run(job(tiny_model, tmp_path / "without", **settings))
