@@ -2,7 +2,8 @@
 
 With a vocabulary of 49,152 the scores of one row of 2,048 tokens are 400 MB, and an ordinary loss holds them several
 times. Here only tokens that are learned reach the output head, a few hundred at a time, and what backward needs (the
-gradient of the hidden states, and of the head when it is trained) is computed before the scores are let go.
+gradient of the hidden states, and of the head when it is trained) is computed before the scores are let go. On matrix units, under
+a head that is not trained, a kernel holds those of 32 tokens and some words.
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         weights: Tensor | None,
     ) -> Tensor:
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        if bias is None and not need_weight and _on_units(hidden, weight):
+            losses, grad_hidden = native.loss_of_words(hidden, weight, targets, scale, softcap, need_hidden)
+            if weights is not None and grad_hidden is not None:
+                grad_hidden *= weights[:, None]
+            ctx.grads, ctx.dtypes = (grad_hidden, None, None), (hidden.dtype, weight.dtype, None)
+            return losses.sum() if weights is None else losses @ weights
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
@@ -77,10 +84,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 def _through_words(grad: Tensor, weight: Tensor) -> Tensor:
     """grad (N, V) · weight (V, d): for a few hundred rows PyTorch's product runs at a third of the matrix units' rate."""
-    whole = all(each % native.UNITS_TAKE == 0 for each in (*grad.shape, weight.shape[1]))
-    if whole and grad.dtype == torch.bfloat16 and native.has_units() and native.serves(grad, weight):
+    if grad.shape[0] % native.UNITS_TAKE == 0 and _on_units(grad, weight):
         return native.over_words(grad, weight)
     return grad @ weight
+
+
+def _on_units(rows: Tensor, weight: Tensor) -> bool:
+    """Whether matrix units take what is multiplied with the head."""
+    whole = all(each % native.UNITS_TAKE == 0 for each in weight.shape)
+    return whole and rows.dtype == torch.bfloat16 and native.has_units() and native.serves(rows, weight)
 
 
 def _rows(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from afina.engine.native.build import library
@@ -25,6 +26,7 @@ __all__ = [
     "library",
     "look",
     "look_backward",
+    "loss_of_words",
     "norm",
     "norm_backward",
     "norm_scale_gradient",
@@ -38,7 +40,7 @@ __all__ = [
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 UNITS_TAKE = 32
 """Matrix units take blocks of that many tokens, numbers of a head, or of a rank."""
-UNITS_ONLY = frozenset({"weave_both", "over_tokens", "over_words"})
+UNITS_ONLY = frozenset({"weave_both", "over_tokens", "over_words", "loss_of_words"})
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -210,6 +212,21 @@ def over_words(scores: Tensor, weight: Tensor) -> Tensor:
     product = torch.empty(rows, width, dtype=torch.float32)
     _call("over_words", scores, scores, weight, product, rows, words, width)
     return product
+
+
+def loss_of_words(
+    hidden: Tensor, weight: Tensor, targets: Tensor, scale: float, softcap: float | None, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The loss of each token (N,) whose scores are hidden (N, d) · weightᵀ, and where asked for the gradient of `hidden`, both float32;
+    the numbers of words and of d are whole blocks."""
+    rows, (words, width) = hidden.shape[0], weight.shape
+    filled = -rows % UNITS_TAKE
+    hidden, targets = F.pad(hidden, (0, 0, 0, filled)), F.pad(targets, (0, filled))
+    losses = torch.empty(rows + filled, dtype=torch.float32)
+    d_hidden = torch.empty(rows + filled, width, dtype=torch.float32) if gradient else None
+    shape = (rows + filled, words, width)
+    _call("loss_of_words", hidden, hidden, weight, targets, losses, d_hidden, *shape, scale, softcap or 0.0)
+    return losses[:rows], None if d_hidden is None else d_hidden[:rows]
 
 
 def _starts(lengths: Sequence[int]) -> Tensor:

@@ -5,8 +5,6 @@
  *   scoresᵀ = K·Qᵀ, outᵀ += Vᵀ·weightsᵀ. */
 
 #if UNITS
-#define LOG2_E 1.44269504088896341f
-#define LOG_2 0.693147180559945309f
 
 /* Which keys of a tile a query sees: key j and query i where j ≤ i + ahead (any, where ahead ≥ TILE), i + ahead - j < window
  * (any, where window is 0), and j < seen. Of keys and queries the first `keys` and `queries` are there, multiples of 32. */

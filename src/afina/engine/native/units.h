@@ -8,6 +8,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define LOG2_E 1.44269504088896341f
+#define LOG_2 0.693147180559945309f
 enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32, AHEAD_ROWS = 16 };
 
 /* Whether this process may use them: the kernel keeps their registers only for those that asked. */
@@ -157,7 +159,7 @@ static inline __attribute__((always_inline)) __m512 activation_16(__m512 x, cons
     __m512 square = _mm512_mul_ps(x, x), inner = x; /* both are x · sigmoid(inner) */
     if (gelu) inner = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.5957691216f)), _mm512_fmadd_ps(square, _mm512_set1_ps(0.044715f), one));
     __mmask16 below = _mm512_cmp_ps_mask(inner, zero, _CMP_LT_OQ);
-    __m512 power = power_16(_mm512_mul_ps(_mm512_mask_sub_ps(inner, below ^ 0xffff, zero, inner), _mm512_set1_ps(1.44269504088896341f)));
+    __m512 power = power_16(_mm512_mul_ps(_mm512_mask_sub_ps(inner, below ^ 0xffff, zero, inner), _mm512_set1_ps(LOG2_E)));
     __m512 sigmoid = _mm512_mul_ps(_mm512_mask_blend_ps(below, one, power), _mm512_rcp14_ps(_mm512_add_ps(one, power)));
     __m512 active = _mm512_mul_ps(x, sigmoid), rest = _mm512_mul_ps(active, _mm512_sub_ps(one, sigmoid));
     if (gelu)
