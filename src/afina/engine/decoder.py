@@ -157,10 +157,11 @@ class Attention:
             elementwise.rotate(self._turned(d_qkv), place.cos, place.sin, back=True)
         of_heads = self._norm_heads_backward(d_qkv, raw) if raw is not None else []
         if factors:
-            scale, turn = self.norm.scale(), self._turn(place)
-            through = at_once.first_half_backward(d_qkv, x, scale, inverse, factors[0], turn, residual=dy)
-            dx, of_norm = through.dx, self.norm.backward_scale(through.d_h, x, inverse)
-            of_qkv = self.qkv.backward_parameters(d_qkv, through.h, z, through.dz)
+            scale, turn, more = self.norm.scale(), self._turn(place), _trains_more(self.norm, self.qkv)
+            given = d_qkv, x, scale, inverse, factors[0], turn
+            dx, found, others = at_once.first_half_backward(*given, residual=dy, z=z, others=more)
+            of_norm = self.norm.backward_scale(others.d_h, x, inverse) if others else []
+            of_qkv = self.qkv.gradients(d_qkv, others.h if others else None, found)
         else:
             dx, of_norm, of_qkv = _norm_backward(dy, d_qkv, x, inverse, z, self.norm, self.qkv, need_input)
         return dx, [*of_norm, *of_qkv, *of_heads, *of_output, *of_post]
@@ -240,16 +241,18 @@ class FeedForward:
         self, dy: Tensor, x: Tensor, kept: Any, place: Place, need_input: bool
     ) -> tuple[Tensor | None, list[Any]]:
         """The gradients of x and of `parameters`."""
+        dx: Tensor | None
         inverse, gate_up, z, z_down, after = kept
         factors = [] if self.post else _factors(x, self.norm, self.down, self.gate_up, back=True)
         if factors:
             gelu, scale = self.activation != "silu", self.norm.scale()
-            found = at_once.feed_forward_backward(dy, x, scale, inverse, factors, gelu, gate_up)
-            through, dz_down, d_gate_up, inner = found
-            of_norm = self.norm.backward_scale(through.d_h, x, inverse)
-            of_up = self.gate_up.backward_parameters(d_gate_up, through.h, z, through.dz, blocked=(True, False))
-            of_down = self.down.backward_parameters(dy, inner, z_down, dz_down, blocked=(False, True))
-            return through.dx, [*of_norm, *of_up, *of_down]
+            more = _trains_more(self.norm, self.gate_up, self.down)
+            given = dy, x, scale, inverse, factors, gelu, gate_up, (z_down, z)
+            dx, (found_down, found_up), others = at_once.feed_forward_backward(*given, others=more)
+            of_norm = self.norm.backward_scale(others.d_h, x, inverse) if others else []
+            h, inner, d_gate_up = (others.h, *map(at_once.in_rows, others[2:])) if others else (None, None, None)
+            of_up = self.gate_up.gradients(d_gate_up, h, found_up)
+            return dx, [*of_norm, *of_up, *self.down.gradients(dy, inner, found_down)]
         d_result, of_post = _post_backward(dy, after, self.post)
         # the product's input comes out of the gate's backward, so the two halves of its gradient are taken apart
         d_inner, dz = self.down.backward_input(d_result)
@@ -265,6 +268,11 @@ def _factors(x: Tensor, norm: Norm, *projections: Any, back: bool = False) -> li
         return []
     found = [(each.back if back else each.ahead).factor for each in projections]
     return [] if None in found else found
+
+
+def _trains_more(norm: Norm, *projections: Projection) -> bool:
+    """Whether more is trained than adapters."""
+    return norm.weight.requires_grad or any(each.trains_itself for each in projections)
 
 
 def _trained(*norms: Norm | None) -> list[Tensor]:
@@ -296,8 +304,8 @@ def _residual_backward(
 ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The gradients of `inner`, of `last` and of `post`."""
     d_result, of_post = _post_backward(dy, after, post)
-    d_inner, dz = last.backward_input(d_result)
-    return d_inner, last.backward_parameters(d_result, inner, z, dz), of_post
+    d_inner, of_last = last.backward(d_result, inner, z)
+    return d_inner, of_last, of_post
 
 
 def _norm_backward(
@@ -306,8 +314,7 @@ def _norm_backward(
     """Back through the first product and the norm before it, the residual's gradient added: those of x, norm, product."""
     if not (need or norm.weight.requires_grad):
         return None, [], first.backward_parameters(d_first, norm.apply(x, inverse), z)
-    d_h, dz = first.backward_input(d_first)
-    of_first = first.backward_parameters(d_first, norm.apply(x, inverse), z, dz)
+    d_h, of_first = first.backward(d_first, norm.apply(x, inverse), z)
     dx, d_weight = norm.backward(d_h, x, inverse, residual=dy)
     return dx, [] if d_weight is None else [d_weight], of_first
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afina.engine import native
 from afina.engine.native import halves
-from afina.engine.native.halves import Factor
+from afina.engine.native.halves import Factor, Gradients
 
 
 def padded(rank: int, dtype: torch.dtype) -> int:
@@ -66,10 +66,17 @@ class Product:
         z = self._down.to_rank(x)
         return y.addmm_(z, self._up.matrix), z
 
+    def learn(self, dy: Tensor, x: Tensor, z: Tensor) -> tuple[Tensor, Gradients] | None:
+        """On the way back (this is the product dy → dx): dx, and the gradients of LoRA's matrices, made in the same pass; None where
+        they are to be made by themselves."""
+        if self.factor is None or not (self.factor.rank and _on_units(dy) and _on_units(x)):
+            return None
+        return halves.project_backward(dy, self.factor, x, z)
 
-def over_tokens(z: Tensor, x: Tensor, blocked: bool = False) -> Tensor:
-    """The gradient of a matrix (rank, width), zᵀ · x over all tokens: z (T, rank), x (T, width), where `blocked` as `halves` leaves it."""
-    return native.over_tokens(z, x, blocked) if blocked or (_on_units(z) and _on_units(x)) else z.t() @ x
+
+def over_tokens(z: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a matrix (rank, width), zᵀ · x over all tokens: z (T, rank), x (T, width)."""
+    return native.over_tokens(z, x) if _on_units(z) and _on_units(x) else z.t() @ x
 
 
 def _on_units(tensor: Tensor) -> bool:

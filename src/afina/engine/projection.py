@@ -13,21 +13,31 @@ forward and backward from functions of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from afina.engine.lora import ADAPTER, is_plain
-from afina.engine.native import halves
+from afina.engine.native.halves import Gradients
 from afina.engine.products import Product, Thin, over_tokens, padded
+
+
+class _Adapter(NamedTuple):
+    """LoRA beside one layer: A (r, in), B (out, r), s; its place among all ranks and among all outputs."""
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+    ranks: slice
+    outputs: slice
 
 
 class Projection:
     """`layers` (nn.Linear, or PEFT's LoRA around one) as one product. Raises ValueError where a layer is of another kind.
 
-    sizes: outputs of each layer; parameters: what is trained, in the order in which `backward` gives gradients; ahead: x → y, z;
-    back: dy → dx, dz.
+    sizes: outputs of each layer; parameters: what is trained, in the order in which `backward` gives gradients; trains_itself: whether
+    there is more among them than adapters; ahead: x → y, z; back: dy → dx, dz.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -38,9 +48,15 @@ class Projection:
         self._base = _together([base.weight for base in bases])
         self.blocks = [block.data_ptr() for block in (self._base, self.bias) if block is not None]
         self._trains_base = [base.weight.requires_grad for base in bases]
-        self._adapters = [_adapter(layer) for layer in layers]
-        self._ranks = [0 if each is None else int(each[0].shape[0]) for each in self._adapters]
-        self.has_adapter = any(self._ranks)
+        adapters = [_adapter(layer) for layer in layers]
+        ranks = [0 if each is None else int(each[0].shape[0]) for each in adapters]
+        ends = [sum(ranks[: index + 1]) for index in range(len(ranks))]
+        self._adapters = [
+            _Adapter(*each, slice(end - rank, end), slice(start, start + size))
+            for each, rank, end, start, size in zip(adapters, ranks, ends, self._starts, self.sizes, strict=True)
+            if each is not None
+        ]
+        self.has_adapter = bool(self._adapters)
         self.merges = self.has_adapter and self._base.dtype == torch.float32
         self._beside = self.has_adapter and not self.merges
         if self.has_adapter and any(self._trains_base):
@@ -49,12 +65,13 @@ class Projection:
         self.parameters: list[Tensor] = [
             *(base.weight for base in bases if base.weight.requires_grad),
             *(base.bias for base in bases if base.bias is not None and base.bias.requires_grad),
-            *(factor for each in self._adapters if each is not None for factor in each[:2]),
+            *(factor for each in self._adapters for factor in (each.a, each.b)),
         ]
         self._biases = [base.bias is not None and base.bias.requires_grad for base in bases]
+        self.trains_itself = any(self._trains_base) or any(self._biases)
         if self.has_adapter:
             total, inputs = self._base.shape
-            rank = padded(sum(self._ranks), self._base.dtype)
+            rank = padded(ends[-1], self._base.dtype)
             self._down = Thin(self._base.new_zeros(rank, inputs))  # all A, one after the other
             self._up = Thin(self._base.new_zeros(rank, total))  # all s·Bᵀ, each at its layer's outputs
         down, up = (self._down, self._up) if self._beside else (None, None)
@@ -68,16 +85,11 @@ class Projection:
             return
         if self.merges:
             self.weight.copy_(self._base)
-        at = 0
-        for adapter, rank, start, size in zip(self._adapters, self._ranks, self._starts, self.sizes, strict=True):
-            if adapter is None:
-                continue
-            a, b, scaling = adapter
-            self._down.matrix[at : at + rank] = a
-            self._up.matrix[at : at + rank, start : start + size] = b.t() * scaling
+        for each in self._adapters:
+            self._down.matrix[each.ranks] = each.a
+            torch.mul(each.b.t(), each.scaling, out=self._up.matrix[each.ranks, each.outputs])
             if self.merges:
-                self.weight[start : start + size].addmm_(b, a, alpha=scaling)
-            at += rank
+                self.weight[each.outputs].addmm_(each.b, each.a, alpha=each.scaling)
         self._down.changed()
         self._up.changed()
 
@@ -89,29 +101,42 @@ class Projection:
         y, z = self.ahead(x, add, out)
         return y, self._down.to_rank(x) if self.merges and keep else z
 
+    def backward(self, dy: Tensor, x: Tensor, z: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        """The gradients of x (T, in), from that of y (T, Σ out), and of `parameters`."""
+        learned = None if z is None else self.back.learn(dy, x, z)
+        if learned is not None:
+            dx, found = learned
+            return dx, self.gradients(dy, x, found)
+        dx, dz = self.backward_input(dy)
+        return dx, self.backward_parameters(dy, x, z, dz)
+
     def backward_input(self, dy: Tensor) -> tuple[Tensor, Tensor | None]:
         """The gradient of x (T, in) from that of y (T, Σ out); and dz, where it was needed for that."""
         return self.back(dy)
 
-    def backward_parameters(
-        self,
-        dy: Tensor,
-        x: Tensor,
-        z: Tensor | None,
-        dz: Tensor | None = None,
-        blocked: tuple[bool, bool] = (False, False),
-    ) -> list[Tensor]:
-        """The gradients of `parameters`; `dz` from `backward_input` saves computing it again; blocked: which of dy and x lie in
-        blocks (`halves`)."""
+    def backward_parameters(self, dy: Tensor, x: Tensor, z: Tensor | None, dz: Tensor | None = None) -> list[Tensor]:
+        """The gradients of `parameters`; `dz` from `backward_input` saves computing it again."""
+        if z is None:
+            return self.gradients(dy, x)
+        dz = self._up.to_rank(dy) if dz is None else dz
+        if self._beside:  # of up more than is needed, in one go over dy
+            return self.gradients(dy, x, Gradients(over_tokens(dz, x), over_tokens(z, dy)))
+        ups = [z[:, each.ranks].t() @ dy[:, each.outputs] for each in self._adapters]
+        return self._of_base(dy, x) + self._of_adapters(dz.t() @ x, ups)
+
+    def gradients(self, dy: Tensor | None, x: Tensor | None, found: Gradients | None = None) -> list[Tensor]:
+        """Those of `parameters`, where `found` are those of all adapters; dy and x are asked for only where `trains_itself`."""
+        grads = self._of_base(dy, x) if dy is not None and x is not None else []
+        if found is None:
+            return grads
+        return grads + self._of_adapters(found.down, [found.up[each.ranks, each.outputs] for each in self._adapters])
+
+    def _of_base(self, dy: Tensor, x: Tensor) -> list[Tensor]:
         grads: list[Tensor] = []
-        if any(self._trains_base) or any(self._biases):
-            rows = halves.in_rows(dy) if blocked[0] else dy
-            if any(self._trains_base):
-                grads += self._cut(rows.t() @ (halves.in_rows(x) if blocked[1] else x), self._trains_base)
-            if any(self._biases):
-                grads += self._cut(rows.sum(dim=0), self._biases)
-        if z is not None:
-            grads += self._adapter_gradients(dy, x, z, self._up.to_rank(dy) if dz is None else dz, blocked)
+        if any(self._trains_base):
+            grads += self._cut(dy.t() @ x, self._trains_base)
+        if any(self._biases):
+            grads += self._cut(dy.sum(dim=0), self._biases)
         return grads
 
     def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:
@@ -119,21 +144,13 @@ class Projection:
         parts = zip(self._starts, self.sizes, chosen, strict=True)
         return [whole[start : start + size] for start, size, wanted in parts if wanted]
 
-    def _adapter_gradients(
-        self, dy: Tensor, x: Tensor, z: Tensor, dz: Tensor, blocked: tuple[bool, bool]
-    ) -> list[Tensor]:
-        d_down = over_tokens(dz, x, blocked[1])
-        d_up = over_tokens(z, dy, blocked[0]) if self._beside else None  # more than is needed, in one go over dy
+    def _of_adapters(self, down: Tensor, ups: Sequence[Tensor]) -> list[Tensor]:
+        """Of all A together and of each (s·B)ᵀ, as gradients of each A and B."""
         grads: list[Tensor] = []
-        at = 0
-        for adapter, rank, start, size in zip(self._adapters, self._ranks, self._starts, self.sizes, strict=True):
-            if adapter is None:
-                continue
-            a, b, scaling = adapter
-            own, outputs = slice(at, at + rank), slice(start, start + size)
-            d_b = z[:, own].t() @ dy[:, outputs] if d_up is None else d_up[own, outputs]
-            grads += [d_down[own].to(a.dtype), d_b.t().to(b.dtype) * scaling]
-            at += rank
+        for each, up in zip(self._adapters, ups, strict=True):
+            # in the order in which B lies, else autograd copies it
+            d_b = torch.mul(up.t(), each.scaling, out=torch.empty_like(each.b))
+            grads += [down[each.ranks].to(each.a.dtype), d_b]
         return grads
 
 

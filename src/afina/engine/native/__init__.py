@@ -199,10 +199,10 @@ def weave_both(matrix: Tensor, across: Tensor, along: Tensor) -> None:
     _call("weave_both", matrix, matrix, *matrix.shape, across, along)
 
 
-def over_tokens(z: Tensor, x: Tensor, blocked: bool) -> Tensor:
-    """zᵀ · x, float32 (rank, width); z (T, rank), x (T, width), in rows or in blocks (`halves`)."""
+def over_tokens(z: Tensor, x: Tensor) -> Tensor:
+    """zᵀ · x, float32 (rank, width); z (T, rank), x (T, width)."""
     gradient = torch.empty(z.shape[1], x.shape[1], dtype=torch.float32)
-    _call("over_tokens", x, z, x, gradient, *x.shape, z.shape[1], blocked)
+    _call("over_tokens", x, z, x, gradient, *x.shape, z.shape[1])
     return gradient
 
 

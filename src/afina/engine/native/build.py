@@ -32,6 +32,7 @@ SOURCES = (
     "units.h",
     "thin.h",
     "large.h",
+    "learned.h",
     "words.h",
     "halves.h",
     "attention.h",

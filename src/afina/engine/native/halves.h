@@ -10,78 +10,94 @@ typedef struct {
     float eps;
 } norm_of;
 
+/* h of some rows of x, of which the first is token `at`; their 1 / rms may be `given`. */
 static void norm_rows(const uint16_t *x, const norm_of *n, long at, long rows, long width, int given, uint16_t *h) {
     for (long row = 0; row < rows; row++) {
-        if (!given) n->inverse[at + row] = inverse_of_bfloat16(x + (at + row) * width, width, n->eps);
-        norm_row_bfloat16(x + (at + row) * width, n->scale, n->inverse[at + row], h + row * width, width);
+        if (!given) n->inverse[at + row] = inverse_of_bfloat16(x + row * width, width, n->eps);
+        norm_row_bfloat16(x + row * width, n->scale, n->inverse[at + row], h + row * width, width);
     }
 }
 
 /* y = product(norm(x)) with the first `heads` heads of `size` turned to their places by cosine and sine (tokens, size / 2). */
 int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint16_t *cosine, const uint16_t *sine, uint16_t *z, uint16_t *y,
                long tokens, long heads, long size) {
-    uint16_t *panels = claim_halves(f->depth * f->width);
-    int failed = !panels;
-#pragma omp parallel if (panels)
+    long stretches = count_stretches(tokens), threads = omp_get_max_threads(), own = ROWS_AT_ONCE * (f->depth + f->width);
+    uint16_t *panels = claim_halves(f->depth * f->width + threads * own);
+    if (!panels) return 1;
+#pragma omp parallel
     {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         long begin, end;
-        uint16_t *h = claim_halves(ROWS_AT_ONCE * (f->depth + f->width)), *found = h + ROWS_AT_ONCE * f->depth;
-        if (!h) {
-#pragma omp atomic write
-            failed = 1;
-        }
-        if (panels) lay_panels(f, panels);
-        take_share(tokens, BLOCK_OF, &begin, &end);
-        for (long at = begin; at < end && h && panels; at += ROWS_AT_ONCE) {
-            long rows = MIN(ROWS_AT_ONCE, end - at);
-            norm_rows(x, n, at, rows, f->depth, 0, h);
+        uint16_t *h = panels + f->depth * f->width + omp_get_thread_num() * own, *found = h + ROWS_AT_ONCE * f->depth;
+        lay_panels(f, panels);
+        take_share(stretches, 1, &begin, &end);
+        for (long stretch = begin; stretch < end; stretch++) {
+            long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
+            norm_rows(x + at * f->depth, n, at, rows, f->depth, 0, h);
             find_rows(h, 0, rows, f, panels, sums, 0, z + at * f->rank, found);
             for (long row = 0; row < rows; row++)
                 rotate_row_bfloat16(found + row * f->width, cosine + (at + row) * (size / 2), sine + (at + row) * (size / 2), heads, size, 0);
             memcpy(y + at * f->width, found, (size_t)(rows * f->width) * 2);
         }
         _tile_release();
-        free(h);
     }
     free(panels);
-    return failed;
+    return 0;
 }
 
-/* Back through a product and the norm before it: h, the norm's result once more, d_h, its gradient, and dx, that of x plus `residual`. */
+/* For what else is trained than LoRA's matrices: what went into a half's products, and gradients of what came out; rows a token, of
+ * feed-forwards between and d_gate_up blocked. 0 where not wanted. */
+typedef struct {
+    uint16_t *h, *d_h, *between, *d_gate_up;
+} wanted;
+
+/* Back through a product and the norm before it, for some tokens from `at` on, of which there are dy, h, d_h and dz: h, the norm's
+ * result once more, d_h, its gradient, and dx, that of x plus `residual`. */
 static void back_through_norm(const uint16_t *dy, int blocked, const uint16_t *x, const norm_of *n, const factor *f, const uint16_t *panels,
                               const uint16_t *residual, float *sums, uint16_t *dz, uint16_t *h, uint16_t *d_h, uint16_t *dx, long at,
                               long rows) {
     long width = f->width;
-    norm_rows(x, n, at, rows, width, 1, h + at * width);
-    find_rows(dy + at * f->depth, blocked, rows, f, panels, sums, 0, dz + at * f->rank, d_h + at * width);
-    for (long row = at; row < at + rows; row++)
-        norm_backward_row_bfloat16(d_h + row * width, x + row * width, n->scale, n->inverse[row], residual + row * width, dx + row * width,
-                                   width);
+    norm_rows(x + at * width, n, at, rows, width, 1, h);
+    find_rows(dy, blocked, rows, f, panels, sums, 0, dz, d_h);
+    for (long row = 0; row < rows; row++)
+        norm_backward_row_bfloat16(d_h + row * width, x + (at + row) * width, n->scale, n->inverse[at + row], residual + (at + row) * width,
+                                   dx + (at + row) * width, width);
 }
 
 /* Backward of first_half; the gradient dy of y is turned back in place. */
-int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const factor *f, const uint16_t *cosine, const uint16_t *sine,
-                        const uint16_t *residual, uint16_t *dz, uint16_t *h, uint16_t *d_h, uint16_t *dx, long tokens, long heads,
+int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const factor *f, const learned *of, const wanted *w,
+                        const uint16_t *cosine, const uint16_t *sine, const uint16_t *residual, uint16_t *dx, long tokens, long heads,
                         long size) {
-    uint16_t *panels = claim_halves(f->depth * f->width);
-    if (!panels) return 1;
-#pragma omp parallel
-    {
+    long stretches = count_stretches(tokens), threads = omp_get_max_threads(), width = f->width;
+    long own = halves_to_learn(f) + ROWS_AT_ONCE * (2 * width + f->rank);
+    uint16_t *panels = claim_halves(f->depth * width + threads * own);
+    float *shares = claim(4 * sums_to_learn(f, stretches));
+    int failed = !panels || !shares;
+#pragma omp parallel if (!failed)
+    if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         long begin, end;
+        uint16_t *memory = panels + f->depth * width + omp_get_thread_num() * own;
+        const learning l = learning_at(f, of, memory, shares, stretches);
+        uint16_t *dz = memory + halves_to_learn(f), *some_h = dz + ROWS_AT_ONCE * f->rank, *some_d_h = some_h + ROWS_AT_ONCE * width;
         lay_panels(f, panels);
-        take_share(tokens, BLOCK_OF, &begin, &end);
-        for (long at = begin; at < end; at += ROWS_AT_ONCE) {
-            long rows = MIN(ROWS_AT_ONCE, end - at);
+        take_share(stretches, 1, &begin, &end);
+        for (long stretch = begin; stretch < end; stretch++) {
+            long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
+            uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
             for (long row = at; row < at + rows; row++)
                 rotate_row_bfloat16(dy + row * f->depth, cosine + row * (size / 2), sine + row * (size / 2), heads, size, 1);
-            back_through_norm(dy, 0, x, n, f, panels, residual, sums, dz, h, d_h, dx, at, rows);
+            back_through_norm(dy + at * f->depth, 0, x, n, f, panels, residual, sums, dz, h, d_h, dx, at, rows);
+            learn_from(&l, of ? of->z + at * f->rank : 0, dz, rows);
+            learn_up(&l, dy + at * f->depth, 0, rows, 0, f->depth, stretch);
+            learn_all_down(&l, h, rows, stretch);
         }
         _tile_release();
+        end_learning(&l, stretches);
     }
     free(panels);
-    return 0;
+    free(shares);
+    return failed;
 }
 
 /* Numbers that will not be looked at for long: past the caches. */
@@ -105,27 +121,22 @@ static inline __attribute__((always_inline)) void gate_back_16(const uint16_t *d
 /* x + down(act(gate) · up) of norm(x), with gates and ups kept for backward, blocked. Tokens are a multiple of 64. */
 int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const factor *last, uint16_t *z, uint16_t *gate_up,
                  uint16_t *z_last, uint16_t *y, long tokens, int gelu) {
-    long width = first->depth, inner = last->depth;
-    uint16_t *panels = claim_halves(width * (first->width + inner)), *panels_last = panels + width * first->width;
-    int failed = !panels;
-#pragma omp parallel if (panels)
+    long width = first->depth, inner = last->depth, own = ROWS_AT_ONCE * (width + inner);
+    long stretches = count_stretches(tokens), threads = omp_get_max_threads();
+    uint16_t *panels = claim_halves(width * (first->width + inner) + threads * own), *panels_last = panels + width * first->width;
+    if (!panels) return 1;
+#pragma omp parallel
     {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         uint16_t gate[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64))), up[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         long begin, end;
-        uint16_t *h = claim_halves(ROWS_AT_ONCE * (width + inner)), *between = h + ROWS_AT_ONCE * width;
-        if (!h) {
-#pragma omp atomic write
-            failed = 1;
-        }
-        if (panels) {
-            lay_panels(first, panels);
-            lay_panels(last, panels_last);
-        }
-        take_share(tokens, KEPT_ROWS, &begin, &end);
-        for (long at = begin; at < end && h && panels; at += ROWS_AT_ONCE) {
-            long rows = MIN(ROWS_AT_ONCE, end - at);
-            norm_rows(x, n, at, rows, width, 0, h);
+        uint16_t *h = panels_last + width * inner + omp_get_thread_num() * own, *between = h + ROWS_AT_ONCE * width;
+        lay_panels(first, panels);
+        lay_panels(last, panels_last);
+        take_share(stretches, 1, &begin, &end);
+        for (long stretch = begin; stretch < end; stretch++) {
+            long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
+            norm_rows(x + at * width, n, at, rows, width, 0, h);
             take_to_rank(h, 0, rows, first, z + at * first->rank);
             for (long column = 0; column < inner; column += BLOCK_OF) {
                 find_columns(h, 0, z + at * first->rank, rows, first, panels, column, sums, 0, gate, BLOCK_OF);
@@ -145,50 +156,71 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
         }
         _tile_release();
         _mm_sfence();
-        free(h);
-    }
-    free(panels);
-    return failed;
-}
-
-/* Backward of feed_forward: with dx the gradients of what went into its products and, blocked, what that was, from which those of weights
- * are made. */
-int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *n, const factor *last, const factor *first,
-                          const uint16_t *gate_up, uint16_t *dz_last, uint16_t *between, uint16_t *d_gate_up, uint16_t *dz, uint16_t *h,
-                          uint16_t *d_h, uint16_t *dx, long tokens, int gelu) {
-    long width = last->depth, inner = last->width;
-    uint16_t *panels = claim_halves(width * (first->depth + inner)), *panels_last = panels + width * first->depth;
-    if (!panels) return 1;
-#pragma omp parallel
-    {
-        float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        uint16_t change[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end, far = inner * KEPT_ROWS;
-        lay_panels(last, panels_last);
-        lay_panels(first, panels);
-        take_share(tokens, KEPT_ROWS, &begin, &end);
-        for (long at = begin; at < end; at += ROWS_AT_ONCE) {
-            long rows = MIN(ROWS_AT_ONCE, end - at);
-            take_to_rank(dy + at * width, 0, rows, last, dz_last + at * last->rank);
-            for (long column = 0; column < inner; column += BLOCK_OF) {
-                find_columns(dy + at * width, 0, dz_last + at * last->rank, rows, last, panels_last, column, sums, 0, change, BLOCK_OF);
-                for (long part = 0; part < rows; part += KEPT_ROWS) {
-                    const uint16_t *d = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
-                    uint16_t *d_gate = d_gate_up + place_of(at + part, column, 2 * inner, 1);
-                    uint16_t *to = between + place_of(at + part, column, inner, 1);
-                    if (gelu)
-                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
-                            gate_back_16(d + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, to + i, 1);
-                    else
-                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
-                            gate_back_16(d + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, to + i, 0);
-                }
-            }
-            back_through_norm(d_gate_up, 1, x, n, first, panels, dy, sums, dz, h, d_h, dx, at, rows);
-        }
-        _tile_release();
     }
     free(panels);
     return 0;
+}
+
+/* Backward of feed_forward: dx, and the gradients of LoRA's matrices beside both products. */
+int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *n, const factor *last, const factor *first,
+                          const learned *of_last, const learned *of_first, const wanted *w, const uint16_t *gate_up, uint16_t *dx,
+                          long tokens, int gelu) {
+    long width = last->depth, inner = last->width, far = inner * KEPT_ROWS, weights = width * (first->depth + inner);
+    long stretches = count_stretches(tokens), threads = omp_get_max_threads(), learning_last = halves_to_learn(last);
+    long learning_both = learning_last + halves_to_learn(first);
+    long own = learning_both + ROWS_AT_ONCE * (last->rank + first->rank + 2 * width + 2 * inner);
+    uint16_t *panels = claim_halves(weights + threads * own), *panels_last = panels + width * first->depth;
+    float *shares = claim(4 * (sums_to_learn(last, stretches) + sums_to_learn(first, stretches)));
+    int failed = !panels || !shares;
+#pragma omp parallel if (!failed)
+    if (!failed) {
+        float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
+        uint16_t change[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64))), some[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
+        long begin, end;
+        uint16_t *memory = panels + weights + omp_get_thread_num() * own;
+        const learning l_last = learning_at(last, of_last, memory, shares, stretches);
+        const learning l_first = learning_at(first, of_first, memory + learning_last, shares + sums_to_learn(last, stretches), stretches);
+        uint16_t *dz_last = memory + learning_both, *dz = dz_last + ROWS_AT_ONCE * last->rank, *some_h = dz + ROWS_AT_ONCE * first->rank;
+        uint16_t *some_d_h = some_h + ROWS_AT_ONCE * width, *some_d = some_d_h + ROWS_AT_ONCE * width;
+        lay_panels(last, panels_last);
+        lay_panels(first, panels);
+        take_share(stretches, 1, &begin, &end);
+        for (long stretch = begin; stretch < end; stretch++) {
+            long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
+            const uint16_t *d = dy + at * width;
+            uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
+            uint16_t *d_gate_up = w ? w->d_gate_up + at * 2 * inner : some_d;
+            take_to_rank(d, 0, rows, last, dz_last);
+            learn_from(&l_last, of_last ? of_last->z + at * last->rank : 0, dz_last, rows);
+            learn_from(&l_first, of_first ? of_first->z + at * first->rank : 0, 0, rows);
+            learn_up(&l_last, d, 0, rows, 0, width, stretch);
+            for (long column = 0; column < inner; column += BLOCK_OF) {
+                find_columns(d, 0, dz_last, rows, last, panels_last, column, sums, 0, change, BLOCK_OF);
+                for (long part = 0; part < rows; part += KEPT_ROWS) {
+                    const uint16_t *by = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
+                    uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1), *to = some + part * BLOCK_OF;
+                    if (gelu)
+                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
+                            gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, to + i, 1);
+                    else
+                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
+                            gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, to + i, 0);
+                    if (w) memcpy(w->between + place_of(at + part, column, inner, 1), to, KEPT_ROWS * BLOCK_OF * 2);
+                }
+                learn_down(&l_last, some, BLOCK_OF, rows, column, stretch);
+                learn_up(&l_first, d_gate_up, 1, rows, column, column + BLOCK_OF, stretch);
+                learn_up(&l_first, d_gate_up, 1, rows, inner + column, inner + column + BLOCK_OF, stretch);
+            }
+            back_through_norm(d_gate_up, 1, x, n, first, panels, dy, sums, dz, h, d_h, dx, at, rows);
+            learn_from(&l_first, 0, dz, rows);
+            learn_all_down(&l_first, h, rows, stretch);
+        }
+        _tile_release();
+        end_learning(&l_last, stretches);
+        end_learning(&l_first, stretches);
+    }
+    free(panels);
+    free(shares);
+    return failed;
 }
 #endif

@@ -18,13 +18,15 @@ from afina.engine.native.calls import address, call
 __all__ = [
     "KEPT_ROWS",
     "Factor",
-    "Through",
+    "Gradients",
+    "Others",
     "feed_forward",
     "feed_forward_backward",
     "first_half",
     "first_half_backward",
     "in_rows",
     "project",
+    "project_backward",
 ]
 KEPT_ROWS = 64
 """What halves of layers take tokens in multiples of."""
@@ -56,22 +58,44 @@ class _Norm(ctypes.Structure):
     _fields_ = (("scale", ctypes.c_void_p), ("inverse", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
-class Through(NamedTuple):
-    """What backward through a product and the norm before it gives: the gradients of z, of what came out of the norm, and of what went
-    into it (with the residual's); and what came out of the norm."""
+class _Learned(ctypes.Structure):
+    _fields_ = (("z", ctypes.c_void_p), ("down", ctypes.c_void_p), ("up", ctypes.c_void_p))
 
-    dz: Tensor
-    d_h: Tensor
-    dx: Tensor
+
+class _Wanted(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("h", "d_h", "between", "d_gate_up"))
+
+
+class Gradients(NamedTuple):
+    """Of LoRA's matrices beside a product, float32: down (rank, inputs), and up (rank, outputs) for the scaled and turned B."""
+
+    down: Tensor
+    up: Tensor
+
+
+class Others(NamedTuple):
+    """What the gradients of other parameters are made of: what came out of the norm, and its gradient; of a feed-forward also
+    act(gate) · up and the gradients of gates and ups, both in blocks."""
+
     h: Tensor
+    d_h: Tensor
+    between: Tensor | None = None
+    d_gate_up: Tensor | None = None
 
 
 def project(x: Tensor, factor: Factor, add: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """x (T, depth) → y (T, width) (+ `add`), in `out` where given, and z (T, rank)."""
     y = x.new_empty(x.shape[0], factor.width) if out is None else out
     z = x.new_empty(x.shape[0], factor.rank)
-    call(library(), "project", x, factor, add, z, y, x.shape[0])
+    call(library(), "project", x, factor, add, None, None, z, y, x.shape[0])
     return y, z
+
+
+def project_backward(dy: Tensor, factor: Factor, x: Tensor, z: Tensor) -> tuple[Tensor, Gradients]:
+    """Backward of `project` where there is a rank: the gradients of x and of LoRA's matrices. factor: the product's, the other way."""
+    dx, dz, found = torch.empty_like(x), torch.empty_like(z), _gradients(factor)
+    call(library(), "project", dy, factor, None, _learned(z, found), x, dz, dx, x.shape[0])
+    return dx, found
 
 
 Turn = tuple[Tensor, Tensor, int, int]
@@ -92,14 +116,25 @@ def first_half(
 
 
 def first_half_backward(
-    dy: Tensor, x: Tensor, scale: Tensor, inverse: Tensor, factor: Factor, turn: Turn, residual: Tensor
-) -> Through:
-    """Backward of `first_half`; factor: the product's, the other way. `dy` becomes the gradient before the heads were turned."""
+    dy: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    inverse: Tensor,
+    factor: Factor,
+    turn: Turn,
+    residual: Tensor,
+    z: Tensor,
+    others: bool,
+) -> tuple[Tensor, Gradients | None, Others | None]:
+    """Backward of `first_half`: the gradients of x (with `residual`) and of LoRA's matrices, and where asked what others are made of.
+    factor: the product's, the other way. `dy` becomes the gradient before the heads were turned."""
     cos, sin, heads, size = turn
-    through = _through(x, factor)
-    norm, order = _norm(scale, inverse), _order(through)
-    call(library(), "first_half_backward", dy, x, norm, factor, cos, sin, residual, *order, x.shape[0], heads, size)
-    return through
+    dx, found, more = torch.empty_like(x), _gradients(factor) if factor.rank else None, None
+    if others:
+        more = Others(torch.empty_like(x), torch.empty_like(x))
+    given = dy, x, _norm(scale, inverse), factor, _learned(z, found), _wanted(more), cos, sin, residual
+    call(library(), "first_half_backward", *given, dx, x.shape[0], heads, size)
+    return dx, found, more
 
 
 def feed_forward(
@@ -117,31 +152,49 @@ def feed_forward(
 
 
 def feed_forward_backward(
-    dy: Tensor, x: Tensor, scale: Tensor, inverse: Tensor, factors: Sequence[Factor], gelu: bool, gate_up: Tensor
-) -> tuple[Through, Tensor, Tensor, Tensor]:
-    """Backward of `feed_forward`, with its `gate_up`; factors: last and first, the other way. What comes through the first product; then
-    the gradients of the second z and of gates and ups (T, 2·inner), and act(gate) · up (T, inner), the latter two in blocks."""
+    dy: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    inverse: Tensor,
+    factors: Sequence[Factor],
+    gelu: bool,
+    gate_up: Tensor,
+    zs: Sequence[Tensor],
+    others: bool,
+) -> tuple[Tensor, list[Gradients | None], Others | None]:
+    """Backward of `feed_forward`, with its `gate_up`: the gradients of x and of LoRA's matrices, and where asked what others are made of.
+    factors: last and first, the other way, whose z are `zs`."""
     last, first = factors
-    through, tokens = _through(x, first), x.shape[0]
-    dz_last, between = x.new_empty(tokens, last.rank), x.new_empty(tokens, last.width)
-    d_gate_up = x.new_empty(tokens, first.depth)
-    found = dz_last, between, d_gate_up, *_order(through)
-    call(library(), "feed_forward_backward", dy, x, _norm(scale, inverse), last, first, gate_up, *found, tokens, gelu)
-    return through, dz_last, d_gate_up, between
+    dx, found, more = torch.empty_like(x), [_gradients(each) if each.rank else None for each in factors], None
+    if others:
+        between, d_gate_up = x.new_empty(x.shape[0], last.width), torch.empty_like(gate_up)
+        more = Others(torch.empty_like(x), torch.empty_like(x), between, d_gate_up)
+    learned = [_learned(z, each) for z, each in zip(zs, found, strict=True)]
+    given = dy, x, _norm(scale, inverse), last, first, *learned, _wanted(more), gate_up
+    call(library(), "feed_forward_backward", *given, dx, x.shape[0], gelu)
+    return dx, found, more
 
 
-def in_rows(blocked: Tensor) -> Tensor:
+def in_rows(blocked: Tensor | None) -> Tensor | None:
     """What lies in blocks of 64 tokens and 32 numbers (T, width), in rows."""
+    if blocked is None:
+        return None
     tokens, width = blocked.shape
     return blocked.view(tokens // KEPT_ROWS, width // 32, KEPT_ROWS, 32).transpose(1, 2).reshape(tokens, width)
 
 
-def _through(x: Tensor, factor: Factor) -> Through:
-    return Through(x.new_empty(x.shape[0], factor.rank), *(torch.empty_like(x) for _ in range(3)))
+def _gradients(back: Factor) -> Gradients:
+    """Room for those of LoRA's matrices beside the product whose way back this is."""
+    down, up = (torch.empty(back.rank, width, dtype=torch.float32) for width in (back.width, back.depth))
+    return Gradients(down, up)
 
 
-def _order(through: Through) -> tuple[Tensor, ...]:
-    return through.dz, through.h, through.d_h, through.dx
+def _learned(z: Tensor, found: Gradients | None) -> _Learned | None:
+    return None if found is None else _Learned(*map(address, (z, found.down, found.up)))
+
+
+def _wanted(others: Others | None) -> _Wanted | None:
+    return None if others is None else _Wanted(*map(address, others))
 
 
 def _norm(scale: Tensor, inverse: Tensor, eps: float = 0.0) -> _Norm:

@@ -6,7 +6,7 @@
  * in panels of 32 columns, each woven. */
 
 #if UNITS
-enum { PART = 288, ROWS_AT_ONCE = 256, NEAR = 1 << 19, KEPT_ROWS = 64 };
+enum { PART = 288, KEPT_ROWS = 64, UNITS_AT_ONCE = 5, ROWS_AT_ONCE = UNITS_AT_ONCE * KEPT_ROWS, NEAR = 1 << 19 };
 
 /* x (…, depth) → x · matrix + z · up (+ bias) (…, width) with z = x · downᵀ (…, rank). weight: the matrix (depth, width), or where
  * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. */
@@ -21,7 +21,8 @@ static inline long place_of(long row, long column, long width, int blocked) {
     return blocked ? row / KEPT_ROWS * KEPT_ROWS * width + column * KEPT_ROWS + row % KEPT_ROWS * BLOCK_OF : row * width + column;
 }
 
-static uint16_t *claim_halves(long count) { return aligned_alloc(64, (size_t)((count + 31) / 32) * 64); }
+static void *claim(long bytes) { return aligned_alloc(64, (size_t)(bytes / 64 + 1) * 64); }
+static uint16_t *claim_halves(long count) { return claim(2 * count); }
 
 /* The weight in panels (width / 32, depth / 2, 32, 2). To be called by all threads; ends with a barrier. */
 static void lay_panels(const factor *f, uint16_t *panels) {
@@ -112,22 +113,14 @@ static void take_share(long count, long unit, long *begin, long *end) {
     *end = MIN(count, (thread + 1) * units / threads * unit);
 }
 
-/* y (tokens, width) = the result for x (tokens, depth) (+ add), and z (tokens, rank). */
-int project(const uint16_t *x, const factor *f, const uint16_t *add, uint16_t *z, uint16_t *y, long tokens) {
-    uint16_t *panels = claim_halves(f->depth * f->width);
-    if (!panels) return 1;
-#pragma omp parallel
-    {
-        float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end;
-        lay_panels(f, panels);
-        take_share(tokens, BLOCK_OF, &begin, &end);
-        for (long at = begin; at < end; at += ROWS_AT_ONCE)
-            find_rows(x + at * f->depth, 0, MIN(ROWS_AT_ONCE, end - at), f, panels, sums, add ? add + at * f->width : 0, z + at * f->rank,
-                      y + at * f->width);
-        _tile_release();
-    }
-    free(panels);
-    return 0;
+/* Tokens are gone through in stretches of up to ROWS_AT_ONCE, as even as whole KEPT_ROWS allow. How many there are depends on the tokens
+ * alone (unless there are more threads than that): what is summed over tokens is summed over stretches, in their order. */
+static long count_stretches(long tokens) {
+    long units = (tokens + KEPT_ROWS - 1) / KEPT_ROWS;
+    return MIN(units, MAX(4 * ((units + 4 * UNITS_AT_ONCE - 1) / (4 * UNITS_AT_ONCE)), omp_get_max_threads()));
+}
+
+static long begin_of(long stretch, long stretches, long tokens) {
+    return MIN(tokens, stretch * ((tokens + KEPT_ROWS - 1) / KEPT_ROWS) / stretches * KEPT_ROWS);
 }
 #endif

@@ -11,10 +11,9 @@ int weave_both(const uint16_t *from, long rank, long width, uint16_t *across, ui
     return 0;
 }
 
-/* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens; z (tokens, rank), x (tokens, width), which may be
- * blocked. Each thread has columns of its own and goes through the tokens a few at a time, so that it reads
- * rows as they lie. */
-int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long tokens, long width, long rank, int blocked) {
+/* The gradient of a matrix, float32 (rank, width) = zᵀ · x, over all tokens; z (tokens, rank), x (tokens, width). Each thread has columns
+ * of its own and goes through the tokens a few at a time, so that it reads rows as they lie. */
+int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long tokens, long width, long rank) {
     int failed = 0;
 #pragma omp parallel
     {
@@ -30,11 +29,7 @@ int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long toke
             long rows = MIN(TOKENS_AT_ONCE, tokens - at);
             for (long r = 0; r < rank; r += UNIT)
                 for (long i = 0; i < rows; i += UNIT) turn_halves_16(z + (at + i) * rank + r, rank, turned + r * rows + i, rows);
-            for (long row = 0; row < rows && blocked; row += KEPT_ROWS)
-                for (long column = 0; column < columns; column += BLOCK_OF)
-                    weave_into(x + place_of(at + row, first + column, width, 1), BLOCK_OF, KEPT_ROWS, BLOCK_OF,
-                               some + row * columns + 2 * column, 2 * columns);
-            if (!blocked) weave(x + at * width + first, width, rows, columns, some);
+            weave(x + at * width + first, width, rows, columns, some);
             units_product(rank, columns, rows, turned, rows, some, 2 * columns, gradient + first, width, at > 0);
         }
         _tile_release();

@@ -1,0 +1,121 @@
+/* Gradients of LoRA's two matrices beside a product, made while what they are made of is in the cache. Included by kernels.c once, after
+ * large.h. */
+
+#if UNITS
+/* Beside y = x · matrix + z · up with z = x · downᵀ, z (tokens, rank) of forward and, float32, the gradients: of down, dzᵀ · x (rank, width
+ * of x), and of up, zᵀ · dy (rank, width of y). */
+typedef struct {
+    const uint16_t *z;
+    float *down, *up;
+} learned;
+
+/* The same for one product while it goes on: z and dz turned (rank, ROWS_AT_ONCE), and of each stretch of tokens the sums (width / 32,
+ * rank, 32). f: the product's, the other way: from dy to dx. */
+typedef struct {
+    const factor *f;
+    const learned *of;
+    uint16_t *z, *dz, *woven;
+    float *down, *up;
+} learning;
+
+static long halves_to_learn(const factor *f) { return (2 * f->rank + BLOCK_OF) * ROWS_AT_ONCE; }
+
+static long sums_to_learn(const factor *f, long stretches) { return stretches * f->rank * (f->depth + f->width); }
+
+static learning learning_at(const factor *f, const learned *of, uint16_t *memory, float *sums, long stretches) {
+    learning l = {f, of, memory, memory + f->rank * ROWS_AT_ONCE, memory + 2 * f->rank * ROWS_AT_ONCE, sums, 0};
+    l.up = sums + stretches * f->rank * f->width;
+    return l;
+}
+
+/* (rows, rank) → (rank, ROWS_AT_ONCE). */
+static void turn_tokens(const uint16_t *z, long rows, long rank, uint16_t *to) {
+    for (long r = 0; r < rank; r += UNIT)
+        for (long i = 0; i < rows; i += UNIT) turn_halves_16(z + i * rank + r, rank, to + r * ROWS_AT_ONCE + i, ROWS_AT_ONCE);
+}
+
+/* sums (rank, 32) = zᵀ · x of 32 columns, whose pieces of KEPT_ROWS lie `apart` from each other and their rows `distance`. */
+static void learn_columns(const uint16_t *turned, const uint16_t *x, long apart, long distance, long rows, long rank, uint16_t *woven,
+                          float *sums) {
+    for (long row = 0; row < rows; row += KEPT_ROWS)
+        weave(x + row / KEPT_ROWS * apart, distance, MIN(KEPT_ROWS, rows - row), BLOCK_OF, woven + row * BLOCK_OF);
+    for (long r = 0; r < rank; r += BLOCK_OF)
+        block_product(turned + r * ROWS_AT_ONCE, ROWS_AT_ONCE, woven, 2 * BLOCK_OF, rows, sums + r * BLOCK_OF, BLOCK_OF, 0);
+}
+
+/* What follows is for some rows, those of `stretch`; nothing happens where there is nothing to learn. z and dz have a row a token. */
+static void learn_from(const learning *l, const uint16_t *z, const uint16_t *dz, long rows) {
+    if (l->of && z) turn_tokens(z, rows, l->f->rank, l->z);
+    if (l->of && dz) turn_tokens(dz, rows, l->f->rank, l->dz);
+}
+
+/* The share of the gradient of up in the columns [first, end), from z and dy, which may be blocked. */
+static void learn_up(const learning *l, const uint16_t *dy, int blocked, long rows, long first, long end, long stretch) {
+    long rank = l->f->rank, width = l->f->depth, distance = blocked ? BLOCK_OF : width;
+    for (long column = first; column < end && l->of; column += BLOCK_OF)
+        learn_columns(l->z, dy + place_of(0, column, width, blocked), KEPT_ROWS * width, distance, rows, rank, l->woven,
+                      l->up + (stretch * width + column) * rank);
+}
+
+/* The share of the gradient of down in 32 columns from `column` on, from dz and x, of which only these are there, its rows `distance` apart. */
+static void learn_down(const learning *l, const uint16_t *x, long distance, long rows, long column, long stretch) {
+    long rank = l->f->rank;
+    if (l->of)
+        learn_columns(l->dz, x, KEPT_ROWS * distance, distance, rows, rank, l->woven, l->down + (stretch * l->f->width + column) * rank);
+}
+
+static void learn_all_down(const learning *l, const uint16_t *x, long rows, long stretch) {
+    for (long column = 0; column < l->f->width; column += BLOCK_OF) learn_down(l, x + column, l->f->width, rows, column, stretch);
+}
+
+static void gather_sums(const float *sums, long stretches, long width, long rank, float *to) {
+#pragma omp for schedule(static) nowait
+    for (long column = 0; column < width; column += BLOCK_OF)
+        for (long r = 0; r < rank; r++)
+            for (long half = 0; half < BLOCK_OF; half += UNIT) {
+                __m512 sum = _mm512_setzero_ps();
+                for (long s = 0; s < stretches; s++)
+                    sum = _mm512_add_ps(sum, _mm512_loadu_ps(sums + (s * width + column) * rank + r * BLOCK_OF + half));
+                _mm512_storeu_ps(to + r * width + column + half, sum);
+            }
+}
+
+/* The gradients, when all is done with all stretches. To be called by all threads. */
+static void end_learning(const learning *l, long stretches) {
+    if (!l->of) return;
+#pragma omp barrier
+    gather_sums(l->down, stretches, l->f->width, l->f->rank, l->of->down);
+    gather_sums(l->up, stretches, l->f->depth, l->f->rank, l->of->up);
+}
+
+/* y (tokens, width) = the result for x (tokens, depth) (+ add), and z (tokens, rank). Where `of`, all this is on the way back, and the
+ * gradients of LoRA's matrices are made too: x, y and z are dy, dx and dz, and `input` is what the product was made of. */
+int project(const uint16_t *x, const factor *f, const uint16_t *add, const learned *of, const uint16_t *input, uint16_t *z, uint16_t *y,
+            long tokens) {
+    long stretches = count_stretches(tokens), threads = omp_get_max_threads(), own = of ? halves_to_learn(f) : 0;
+    uint16_t *panels = claim_halves(f->depth * f->width + threads * own);
+    float *shares = claim(of ? 4 * sums_to_learn(f, stretches) : 0);
+    int failed = !panels || !shares;
+#pragma omp parallel if (!failed)
+    if (!failed) {
+        float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
+        long begin, end;
+        const learning l = learning_at(f, of, panels + f->depth * f->width + omp_get_thread_num() * own, shares, stretches);
+        lay_panels(f, panels);
+        take_share(stretches, 1, &begin, &end);
+        for (long stretch = begin; stretch < end; stretch++) {
+            long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
+            find_rows(x + at * f->depth, 0, rows, f, panels, sums, add ? add + at * f->width : 0, z + at * f->rank, y + at * f->width);
+            if (!of) continue;
+            learn_from(&l, of->z + at * f->rank, z + at * f->rank, rows);
+            learn_up(&l, x + at * f->depth, 0, rows, 0, f->depth, stretch);
+            learn_all_down(&l, input + at * f->width, rows, stretch);
+        }
+        _tile_release();
+        end_learning(&l, stretches);
+    }
+    free(panels);
+    free(shares);
+    return failed;
+}
+#endif
