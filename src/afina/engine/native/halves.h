@@ -3,6 +3,8 @@
  * bfloat16 of rows.h. Results do not depend on how the work is shared out. */
 
 #if UNITS
+enum { GATES_AT_ONCE = 256 };
+
 /* A norm before a product: inverse (tokens) = 1 / rms. */
 typedef struct {
     const float *scale;
@@ -51,14 +53,11 @@ typedef struct {
     uint16_t *h, *d_h, *between, *d_gate_up;
 } wanted;
 
-/* Back through a product and the norm before it, for some tokens from `at` on, of which there are dy, h, d_h and dz: h, the norm's
- * result once more, d_h, its gradient, and dx, that of x plus `residual`. */
-static void back_through_norm(const uint16_t *dy, int blocked, const uint16_t *x, const norm_of *n, const factor *f, const uint16_t *panels,
-                              const uint16_t *residual, float *sums, uint16_t *dz, uint16_t *h, uint16_t *d_h, uint16_t *dx, long at,
-                              long rows) {
-    long width = f->width;
+/* Back through a norm, for some tokens from `at` on, of which h and d_h are there: h, its result once more, and dx, the gradient of x plus
+ * `residual`. */
+static void back_through_norm(const uint16_t *x, const norm_of *n, const uint16_t *residual, uint16_t *h, const uint16_t *d_h, uint16_t *dx,
+                              long at, long rows, long width) {
     norm_rows(x + at * width, n, at, rows, width, 1, h);
-    find_rows(dy, blocked, rows, f, panels, sums, 0, dz, d_h);
     for (long row = 0; row < rows; row++)
         norm_backward_row_bfloat16(d_h + row * width, x + (at + row) * width, n->scale, n->inverse[at + row], residual + (at + row) * width,
                                    dx + (at + row) * width, width);
@@ -87,7 +86,8 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
             uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
             for (long row = at; row < at + rows; row++)
                 rotate_row_bfloat16(dy + row * f->depth, cosine + row * (size / 2), sine + row * (size / 2), heads, size, 1);
-            back_through_norm(dy + at * f->depth, 0, x, n, f, panels, residual, sums, dz, h, d_h, dx, at, rows);
+            find_rows(dy + at * f->depth, 0, rows, f, panels, sums, 0, dz, d_h);
+            back_through_norm(x, n, residual, h, d_h, dx, at, rows, width);
             learn_from(&l, of ? of->z + at * f->rank : 0, dz, rows);
             learn_up(&l, dy + at * f->depth, 0, rows, 0, f->depth, stretch);
             learn_all_down(&l, h, rows, stretch);
@@ -112,6 +112,9 @@ static inline __attribute__((always_inline)) void gate_16(const uint16_t *gate, 
 
 static inline __attribute__((always_inline)) void gate_back_16(const uint16_t *d, const uint16_t *gate, const uint16_t *up, uint16_t *d_gate,
                                                                uint16_t *d_up, uint16_t *to, const int gelu) {
+    /* the next columns of these tokens lie behind these */
+    _mm_prefetch(gate + KEPT_ROWS * BLOCK_OF, _MM_HINT_T1);
+    _mm_prefetch(up + KEPT_ROWS * BLOCK_OF, _MM_HINT_T1);
     __m512 slope, by = read_16(d), u = read_16(up), active = activation_16(read_16(gate), gelu, &slope);
     write_16(to, _mm512_mul_ps(active, u));
     write_16(d_up, _mm512_mul_ps(active, by));
@@ -139,8 +142,8 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
             norm_rows(x + at * width, n, at, rows, width, 0, h);
             take_to_rank(h, 0, rows, first, z + at * first->rank);
             for (long column = 0; column < inner; column += BLOCK_OF) {
-                find_columns(h, 0, z + at * first->rank, rows, first, panels, column, sums, 0, gate, BLOCK_OF);
-                find_columns(h, 0, z + at * first->rank, rows, first, panels, inner + column, sums, 0, up, BLOCK_OF);
+                find_columns(h, 0, z + at * first->rank, rows, first, panels, column, 0, width, sums, 0, gate, BLOCK_OF);
+                find_columns(h, 0, z + at * first->rank, rows, first, panels, inner + column, 0, width, sums, 0, up, BLOCK_OF);
                 for (long part = 0; part < rows; part += KEPT_ROWS) {
                     const uint16_t *of_gate = gate + part * BLOCK_OF, *of_up = up + part * BLOCK_OF;
                     uint16_t *to = between + place_of(part, column, inner, 1), *kept = gate_up + place_of(at + part, column, 2 * inner, 1);
@@ -168,7 +171,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
     long width = last->depth, inner = last->width, far = inner * KEPT_ROWS, weights = width * (first->depth + inner);
     long stretches = count_stretches(tokens), threads = omp_get_max_threads(), learning_last = halves_to_learn(last);
     long learning_both = learning_last + halves_to_learn(first);
-    long own = learning_both + ROWS_AT_ONCE * (last->rank + first->rank + 2 * width + 2 * inner);
+    long own = learning_both + ROWS_AT_ONCE * (last->rank + first->rank + 2 * width + 2 * inner + 2 * width);
     uint16_t *panels = claim_halves(weights + threads * own), *panels_last = panels + width * first->depth;
     float *shares = claim(4 * (sums_to_learn(last, stretches) + sums_to_learn(first, stretches)));
     int failed = !panels || !shares;
@@ -182,6 +185,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
         const learning l_first = learning_at(first, of_first, memory + learning_last, shares + sums_to_learn(last, stretches), stretches);
         uint16_t *dz_last = memory + learning_both, *dz = dz_last + ROWS_AT_ONCE * last->rank, *some_h = dz + ROWS_AT_ONCE * first->rank;
         uint16_t *some_d_h = some_h + ROWS_AT_ONCE * width, *some_d = some_d_h + ROWS_AT_ONCE * width;
+        float *all_sums = (float *)(some_d + ROWS_AT_ONCE * 2 * inner);
         lay_panels(last, panels_last);
         lay_panels(first, panels);
         take_share(stretches, 1, &begin, &end);
@@ -194,24 +198,33 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
             learn_from(&l_last, of_last ? of_last->z + at * last->rank : 0, dz_last, rows);
             learn_from(&l_first, of_first ? of_first->z + at * first->rank : 0, 0, rows);
             learn_up(&l_last, d, 0, rows, 0, width, stretch);
-            for (long column = 0; column < inner; column += BLOCK_OF) {
-                find_columns(d, 0, dz_last, rows, last, panels_last, column, sums, 0, change, BLOCK_OF);
-                for (long part = 0; part < rows; part += KEPT_ROWS) {
-                    const uint16_t *by = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
-                    uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1), *to = some + part * BLOCK_OF;
-                    if (gelu)
-                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
-                            gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, to + i, 1);
-                    else
-                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
-                            gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, to + i, 0);
-                    if (w) memcpy(w->between + place_of(at + part, column, inner, 1), to, KEPT_ROWS * BLOCK_OF * 2);
+            for (long from = 0; from < inner; from += GATES_AT_ONCE) {
+                long to = MIN(inner, from + GATES_AT_ONCE);
+                for (long column = from; column < to; column += BLOCK_OF) {
+                    find_columns(d, 0, dz_last, rows, last, panels_last, column, 0, width, sums, 0, change, BLOCK_OF);
+                    for (long part = 0; part < rows; part += KEPT_ROWS) {
+                        const uint16_t *by = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
+                        uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1), *into = some + part * BLOCK_OF;
+                        if (gelu)
+                            for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
+                                gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, into + i, 1);
+                        else
+                            for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
+                                gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, into + i, 0);
+                        if (w) memcpy(w->between + place_of(at + part, column, inner, 1), into, KEPT_ROWS * BLOCK_OF * 2);
+                    }
+                    learn_down(&l_last, some, BLOCK_OF, rows, column, stretch);
+                    learn_up(&l_first, d_gate_up, 1, rows, column, column + BLOCK_OF, stretch);
+                    learn_up(&l_first, d_gate_up, 1, rows, inner + column, inner + column + BLOCK_OF, stretch);
                 }
-                learn_down(&l_last, some, BLOCK_OF, rows, column, stretch);
-                learn_up(&l_first, d_gate_up, 1, rows, column, column + BLOCK_OF, stretch);
-                learn_up(&l_first, d_gate_up, 1, rows, inner + column, inner + column + BLOCK_OF, stretch);
+                if (to == inner) take_to_rank(d_gate_up, 1, rows, first, dz);
+                for (long column = 0; column < width; column += BLOCK_OF) {
+                    float *own_sums = all_sums + column * ROWS_AT_ONCE;
+                    find_columns(d_gate_up, 1, dz, rows, first, panels, column, from, to, own_sums, 0, 0, 0);
+                    find_columns(d_gate_up, 1, dz, rows, first, panels, column, inner + from, inner + to, own_sums, 0, d_h + column, width);
+                }
             }
-            back_through_norm(d_gate_up, 1, x, n, first, panels, dy, sums, dz, h, d_h, dx, at, rows);
+            back_through_norm(x, n, dy, h, d_h, dx, at, rows, width);
             learn_from(&l_first, 0, dz, rows);
             learn_all_down(&l_first, h, rows, stretch);
         }

@@ -73,15 +73,16 @@ static inline void write_block(const float *sums, const uint16_t *add, const uin
     }
 }
 
-/* 32 columns of the result from `column` on, plus `add` where there is one, into y; y and add have `distance` numbers a row. Meanwhile the
- * weights of those that follow come near, a few with each row. */
+/* The share of [from, to) of the depth in 32 columns of the result from `column` on: onto what `sums` (rows, 32) hold unless `from` is 0.
+ * With the end of the depth the rest is added, `add` where there is one too, and put into y; y and add have `distance` numbers a row.
+ * Meanwhile the weights that follow come near, a few with each row. */
 static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long rows, const factor *f, const uint16_t *panels, long column,
-                         float *sums, const uint16_t *add, uint16_t *y, long distance) {
+                         long from, long to, float *sums, const uint16_t *add, uint16_t *y, long distance) {
     const uint16_t *panel = panels + column * f->depth, *bias = f->bias ? f->bias + column : 0;
-    const char *soon = (const char *)(panel + BLOCK_OF * f->depth);
+    const char *soon = (const char *)(panel + BLOCK_OF * f->depth + BLOCK_OF * from);
     const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? KEPT_ROWS * BLOCK_OF : BLOCK_OF;
-    for (long step = 0; step < f->depth; step += PART) {
-        long depth = MIN(PART, f->depth - step), last = step + depth == f->depth;
+    for (long step = from; step < to; step += PART) {
+        long depth = MIN(PART, to - step), last = step + depth == f->depth;
         for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
             float *block = sums + row * BLOCK_OF;
             begin_block(block, BLOCK_OF, step > 0);
@@ -101,7 +102,7 @@ static void find_rows(const uint16_t *x, int blocked, long rows, const factor *f
     take_to_rank(x, blocked, rows, f, z);
     for (long row = 0; row < rows; row += most)
         for (long column = 0; column < f->width; column += BLOCK_OF)
-            find_columns(x + row * f->depth, blocked, z + row * f->rank, MIN(most, rows - row), f, panels, column, sums,
+            find_columns(x + row * f->depth, blocked, z + row * f->rank, MIN(most, rows - row), f, panels, column, 0, f->depth, sums,
                          add ? add + row * f->width + column : 0, y + row * f->width + column, f->width);
 }
 

@@ -112,12 +112,6 @@ static void weave(const uint16_t *from, long distance, long rows, long columns, 
     weave_into(from, distance, rows, columns, to, 2 * columns);
 }
 
-/* 16 rows of 16 become columns; rows lie `distance` apart, and `down` where they are put. */
-static void turn_halves_16(const uint16_t *from, long distance, uint16_t *to, long down) {
-    for (long i = 0; i < UNIT; i++)
-        for (long j = 0; j < UNIT; j++) to[j * down + i] = from[i * distance + j];
-}
-
 /* (rows, columns), rows `distance` apart → its transpose woven (columns / 2, rows, 2): pairs stay pairs, so it is a transpose of 32
  * bits. */
 static void weave_across(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
@@ -138,14 +132,14 @@ static void units_product(long m, long n, long depth, const uint16_t *a, long a_
             block_product(a + i * a_down, a_down, b + 2 * j, b_down, depth, c + i * c_down + j, c_down, add);
 }
 
-/* 2^x for x ≤ 0 to 2 units in the last place: Taylor's polynomial of 2^f for what is left after rounding; below -126 it is next to
- * nothing. */
-static inline __m512 power_16(__m512 x) {
-    x = _mm512_max_ps(_mm512_set1_ps(-126.0f), x); /* in this order what is no number stays none */
-    __m512 n = _mm512_roundscale_ps(x, 8), f = _mm512_sub_ps(x, n);
-    __m512 p = _mm512_set1_ps(1.5403530e-4f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.3333558e-3f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
+/* 2^x by Taylor's polynomial of 2^f for what is left after rounding: to 2 units in the last place, or else to 14 bits. What is no number
+ * stays none. */
+static inline __attribute__((always_inline)) __m512 any_power_16(__m512 x, const int exact) {
+    __m512 n = _mm512_roundscale_ps(x, 8), f = _mm512_sub_ps(x, n), p = _mm512_set1_ps(9.6181291e-3f);
+    if (exact) {
+        p = _mm512_fmadd_ps(_mm512_set1_ps(1.5403530e-4f), f, _mm512_set1_ps(1.3333558e-3f));
+        p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.6181291e-3f));
+    }
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.5504109e-2f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.4022651e-1f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.9314718e-1f));
@@ -153,15 +147,16 @@ static inline __m512 power_16(__m512 x) {
     return _mm512_scalef_ps(p, n);
 }
 
+/* 2^x for x ≤ 0; below -126 it is next to nothing. */
+static inline __m512 power_16(__m512 x) { return any_power_16(_mm512_max_ps(_mm512_set1_ps(-126.0f), x), 1); /* in this order none stays none */ }
+
 /* SiLU of x or its GELU by tanh, and the slope there, to 14 bits: they become bfloat16. */
 static inline __attribute__((always_inline)) __m512 activation_16(__m512 x, const int gelu, __m512 *slope) {
-    const __m512 one = _mm512_set1_ps(1.0f), zero = _mm512_setzero_ps();
+    const __m512 one = _mm512_set1_ps(1.0f);
     __m512 square = _mm512_mul_ps(x, x), inner = x; /* both are x · sigmoid(inner) */
     if (gelu) inner = _mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.5957691216f)), _mm512_fmadd_ps(square, _mm512_set1_ps(0.044715f), one));
-    __mmask16 below = _mm512_cmp_ps_mask(inner, zero, _CMP_LT_OQ);
-    __m512 power = power_16(_mm512_mul_ps(_mm512_mask_sub_ps(inner, below ^ 0xffff, zero, inner), _mm512_set1_ps(LOG2_E)));
-    __m512 sigmoid = _mm512_mul_ps(_mm512_mask_blend_ps(below, one, power), _mm512_rcp14_ps(_mm512_add_ps(one, power)));
-    __m512 active = _mm512_mul_ps(x, sigmoid), rest = _mm512_mul_ps(active, _mm512_sub_ps(one, sigmoid));
+    __m512 sigmoid = _mm512_rcp14_ps(_mm512_add_ps(one, any_power_16(_mm512_mul_ps(inner, _mm512_set1_ps(-LOG2_E)), 0)));
+    __m512 active = _mm512_mul_ps(x, sigmoid), rest = _mm512_fnmadd_ps(active, sigmoid, active);
     if (gelu)
         rest = _mm512_mul_ps(_mm512_mul_ps(rest, _mm512_set1_ps(1.5957691216f)), _mm512_fmadd_ps(square, _mm512_set1_ps(0.134145f), one));
     *slope = _mm512_add_ps(sigmoid, rest);
@@ -190,6 +185,13 @@ static inline void turn_16(__m512 *row) {
         row[8 + c] = _mm512_shuffle_f32x4(even, even_2, 0xdd);
         row[12 + c] = _mm512_shuffle_f32x4(odd, odd_2, 0xdd);
     }
+}
+/* The same for bfloat16: rows lie `distance` apart, and `down` where they are put. */
+static void turn_halves_16(const uint16_t *from, long distance, uint16_t *to, long down) {
+    __m512 row[UNIT];
+    for (long i = 0; i < UNIT; i++) row[i] = read_16(from + i * distance);
+    turn_16(row);
+    for (long i = 0; i < UNIT; i++) write_16(to + i * down, row[i]);
 }
 #else
 int units(void) { return 0; }
