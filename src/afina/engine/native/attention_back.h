@@ -42,28 +42,31 @@ static void ask_back(asked *a, const uint16_t *q, long q_distance, const uint16_
     memset(a->dq, 0, (size_t)(TILE * size) * 4);
 }
 
-/* A tile of keys for the way back: keys and values (TILE, size), keys turned (size, TILE); their gradients (TILE, size). */
+/* A tile of keys for the way back: keys and values (TILE, size), keys turned (size, TILE); their gradients (TILE, size). What is at work for
+ * one pair of tiles alone is the same for all. */
 typedef struct {
     uint16_t *keys, *values, *turned, *rows, *woven;
     float *dk, *dv, *weight, *change;
     uint16_t *weights, *changes, *changes_woven;
 } answering;
 
-static size_t answering_bytes(long size) { return (size_t)(TILE * size) * 18 + TILE * TILE * 14; }
+static size_t answering_bytes(long size) { return (size_t)(TILE * size) * 14; }
 
-static answering answering_at(char *memory, long size) {
+static size_t work_bytes(long size) { return (size_t)(TILE * size) * 4 + TILE * TILE * 14; }
+
+static answering answering_at(char *memory, char *work, long size) {
     answering a;
     a.dk = (float *)memory;
     a.dv = a.dk + TILE * size;
-    a.weight = a.dv + TILE * size;
+    a.keys = (uint16_t *)(a.dv + TILE * size);
+    a.values = a.keys + TILE * size;
+    a.turned = a.values + TILE * size;
+    a.weight = (float *)work;
     a.change = a.weight + TILE * TILE;
     a.weights = (uint16_t *)(a.change + TILE * TILE);
     a.changes = a.weights + TILE * TILE;
     a.changes_woven = a.changes + TILE * TILE;
-    a.keys = a.changes_woven + TILE * TILE;
-    a.values = a.keys + TILE * size;
-    a.turned = a.values + TILE * size;
-    a.rows = a.turned + TILE * size;
+    a.rows = a.changes_woven + TILE * TILE;
     a.woven = a.rows + TILE * size;
     return a;
 }
@@ -138,58 +141,100 @@ static void put_share(float *to, const answering *a, long seen, long size) {
     }
 }
 
+/* The gradients of a tile of keys, and `beyond` them of its values. */
+static void put_answer(uint16_t *to, const answering *a, long seen, long size, long distance, long beyond) {
+    for (long i = 0; i < seen; i++, to += distance)
+        for (long j = 0; j < size; j += UNIT) {
+            write_16(to + j, _mm512_load_ps(a->dk + i * size + j));
+            write_16(to + beyond + j, _mm512_load_ps(a->dv + i * size + j));
+        }
+}
+
+/* The examples, longest first. */
+static void list_longest(const int32_t *starts, long examples, int32_t *order) {
+    for (long e = 0; e < examples; e++) {
+        long at = e, length = starts[e + 1] - starts[e];
+        for (; at > 0 && starts[order[at - 1] + 1] - starts[order[at - 1]] < length; at--) order[at] = order[at - 1];
+        order[at] = (int32_t)e;
+    }
+}
+
+/* How many query heads of a key's one thread takes: all, so that keys are made ready and their gradients summed once, unless that
+ * would leave less than eight pieces of work as long as the longest. */
+static long heads_together(const int32_t *starts, long examples, long keys, long group) {
+    double all = 0.0, most = 0.0;
+    for (long e = 0; e < examples; e++) {
+        double length = starts[e + 1] - starts[e];
+        all += length * length;
+        most = MAX(most, length * length);
+    }
+    return all * (double)keys >= 8.0 * most ? group : 1;
+}
+
 /* As attend_backward_bfloat16. */
 int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uint16_t *out, const float *sums, uint16_t *d_qkv,
                              const int32_t *starts, long examples, long queries, long keys, long size, float scaling, long window) {
     long distance = (queries + 2 * keys) * size, rows = starts[examples], group = queries / keys, longest = 0;
     for (long e = 0; e < examples; e++) longest = MAX(longest, starts[e + 1] - starts[e]);
-    long tiles = (longest + TILE - 1) / TILE;
-    float *shares = malloc((size_t)(queries * rows * 2 * size) * 4);
-    if (!shares) return 1;
-    int failed = 0;
+    long tiles = (longest + TILE - 1) / TILE, together = heads_together(starts, examples, keys, group);
+    float *shares = together < group ? malloc((size_t)(queries * rows * 2 * size) * 4) : 0;
+    int32_t *order = malloc((size_t)examples * 4);
+    int failed = !order || (together < group && !shares);
+    if (order) list_longest(starts, examples, order);
     float ones[TILE];
     for (long i = 0; i < TILE; i++) ones[i] = 1.0f;
-#pragma omp parallel
+#pragma omp parallel if (!failed)
     {
-        char *memory = aligned_alloc(64, answering_bytes(size) + (size_t)tiles * asked_bytes(size));
-        if (!memory) {
+        char *work = failed ? 0 : aligned_alloc(64, work_bytes(size) + (size_t)tiles * (answering_bytes(size) + asked_bytes(size)));
+        char *answers = work + work_bytes(size), *asking = answers + (size_t)tiles * answering_bytes(size);
+        if (!work) {
 #pragma omp atomic write
             failed = 1;
         }
-        answering a = answering_at(memory, size);
-        char *asking = memory + answering_bytes(size);
         claim_units();
 #pragma omp for schedule(dynamic) collapse(2)
-        for (long e = 0; e < examples; e++)
-            for (long head = 0; head < queries; head++) {
-                if (!memory) continue;
-                long start = starts[e], length = starts[e + 1] - start;
-                for (long first = 0; first < length; first += TILE) {
-                    long row = start + first, at = (row * queries + head) * size;
-                    asked q = asked_at(asking + first / TILE * asked_bytes(size), size);
-                    ask_back(&q, qkv + row * distance + head * size, distance, d_out + at, out + at, queries * size,
-                             sums + head * rows + row, MIN(TILE, length - first), size, a.rows);
-                }
+        for (long at = 0; at < examples; at++)
+            for (long heads = 0; heads < queries; heads += together) {
+                if (!work) continue;
+                long start = starts[order[at]], length = starts[order[at] + 1] - start;
+                const uint16_t *k = qkv + start * distance + (queries + heads / group) * size;
                 for (long key = 0; key < length; key += TILE) {
-                    long seen = MIN(TILE, length - key), last = window ? MIN(length, key + seen - 1 + window) : length;
-                    const uint16_t *k = qkv + (start + key) * distance + (queries + head / group) * size;
-                    begin_answering(&a, k, k + keys * size, distance, seen, size);
-                    for (long first = key; first < last; first += TILE) {
-                        asked q = asked_at(asking + first / TILE * asked_bytes(size), size);
-                        sight s = {first - key, window, TILE, in_blocks(seen), in_blocks(MIN(TILE, length - first))};
-                        answer_back(&a, &q, size, scaling, &s);
-                    }
-                    put_share(shares + (head * rows + start + key) * 2 * size, &a, seen, size);
+                    answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
+                    begin_answering(&a, k + key * distance, k + key * distance + keys * size, distance, MIN(TILE, length - key), size);
                 }
-                for (long first = 0; first < length; first += TILE)
-                    turn_back(asked_at(asking + first / TILE * asked_bytes(size), size).dq, ones, MIN(TILE, length - first), size,
-                              d_qkv + (start + first) * distance + head * size, distance, 0);
+                for (long head = heads; head < heads + together; head++) {
+                    for (long first = 0; first < length; first += TILE) {
+                        long row = start + first, from = (row * queries + head) * size;
+                        asked q = asked_at(asking + first / TILE * asked_bytes(size), size);
+                        ask_back(&q, qkv + row * distance + head * size, distance, d_out + from, out + from, queries * size,
+                                 sums + head * rows + row, MIN(TILE, length - first), size, (uint16_t *)work);
+                    }
+                    for (long key = 0; key < length; key += TILE) {
+                        answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
+                        long seen = MIN(TILE, length - key), last = window ? MIN(length, key + seen - 1 + window) : length;
+                        for (long first = key; first < last; first += TILE) {
+                            asked q = asked_at(asking + first / TILE * asked_bytes(size), size);
+                            sight s = {first - key, window, TILE, in_blocks(seen), in_blocks(MIN(TILE, length - first))};
+                            answer_back(&a, &q, size, scaling, &s);
+                        }
+                        if (shares) put_share(shares + (head * rows + start + key) * 2 * size, &a, seen, size);
+                    }
+                    for (long first = 0; first < length; first += TILE)
+                        turn_back(asked_at(asking + first / TILE * asked_bytes(size), size).dq, ones, MIN(TILE, length - first), size,
+                                  d_qkv + (start + first) * distance + head * size, distance, 0);
+                }
+                for (long key = 0; key < length && !shares; key += TILE) {
+                    answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
+                    put_answer(d_qkv + (start + key) * distance + (queries + heads / group) * size, &a, MIN(TILE, length - key), size,
+                               distance, keys * size);
+                }
             }
         _tile_release();
-        gather_shares(shares, d_qkv, rows, queries, keys, size, 0);
-        free(memory);
+        if (shares) gather_shares(shares, d_qkv, rows, queries, keys, size, 0);
+        free(work);
     }
     free(shares);
+    free(order);
     return failed;
 }
 
@@ -206,28 +251,28 @@ int look_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uin
     for (long i = 0; i < TILE; i++) ones[i] = 1.0f;
 #pragma omp parallel
     {
-        char *memory = aligned_alloc(64, (size_t)tiles * answering_bytes(size) + asked_bytes(size));
+        char *memory = aligned_alloc(64, asked_bytes(size) + work_bytes(size) + (size_t)tiles * answering_bytes(size));
         if (!memory) {
 #pragma omp atomic write
             failed = 1;
         }
-        char *answers = memory + asked_bytes(size);
+        char *work = memory + asked_bytes(size), *answers = work + work_bytes(size);
         asked q = asked_at(memory, size);
         claim_units();
 #pragma omp for schedule(dynamic)
         for (long head = 0; head < queries; head++) {
             if (!memory) continue;
             for (long key = 0; key < seen_rows; key += TILE) {
-                answering a = answering_at(answers + key / TILE * answering_bytes(size), size);
+                answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
                 const uint16_t *k = qkv + (start + key) * distance + (queries + head / group) * size;
                 begin_answering(&a, k, k + keys * size, distance, MIN(TILE, seen_rows - key), size);
             }
             for (long row = first; row < end; row += TILE) {
                 long at = (row * queries + head) * size, count = MIN(TILE, end - row);
                 ask_back(&q, qkv + row * distance + head * size, distance, d_out + at, out + at, queries * size,
-                         sums + head * rows + row, count, size, answering_at(answers, size).rows);
+                         sums + head * rows + row, count, size, (uint16_t *)work);
                 for (long key = 0; key < seen_rows; key += TILE) {
-                    answering a = answering_at(answers + key / TILE * answering_bytes(size), size);
+                    answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
                     long seen = MIN(TILE, seen_rows - key);
                     sight s = {TILE, 0, seen, in_blocks(seen), in_blocks(count)};
                     answer_back(&a, &q, size, scaling, &s);
@@ -235,7 +280,7 @@ int look_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uin
                 turn_back(q.dq, ones, count, size, d_qkv + row * distance + head * size, distance, 1);
             }
             for (long key = 0; key < seen_rows; key += TILE) {
-                answering a = answering_at(answers + key / TILE * answering_bytes(size), size);
+                answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
                 put_share(shares + (head * seen_rows + key) * 2 * size, &a, MIN(TILE, seen_rows - key), size);
             }
         }

@@ -35,12 +35,8 @@ static void lay_panels(const factor *f, uint16_t *panels) {
             continue;
         }
         for (long step = 0; step < depth; step += BLOCK_OF)
-            for (long half = 0; half < BLOCK_OF; half += UNIT) {
-                __m512 row[UNIT];
-                for (long i = 0; i < UNIT; i++) row[i] = _mm512_loadu_ps(f->weight + (column + half + i) * depth + step);
-                turn_16(row);
-                for (long i = 0; i < UNIT; i++) _mm512_storeu_ps(panel + (step + 2 * i) * BLOCK_OF + 2 * half, row[i]);
-            }
+            for (long half = 0; half < BLOCK_OF; half += UNIT)
+                turn_pairs_16(f->weight + (column + half) * depth + step, depth, panel + step * BLOCK_OF + 2 * half, 2 * BLOCK_OF);
     }
 }
 

@@ -112,18 +112,6 @@ static void weave(const uint16_t *from, long distance, long rows, long columns, 
     weave_into(from, distance, rows, columns, to, 2 * columns);
 }
 
-/* (rows, columns), rows `distance` apart → its transpose woven (columns / 2, rows, 2): pairs stay pairs, so it is a transpose of 32
- * bits. */
-static void weave_across(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
-    uint32_t *pairs = (uint32_t *)to;
-    const __m512i apart = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
-                                             _mm512_set1_epi32((int)(distance * 2)));
-    for (long row = 0; row < rows; row += 16)
-        for (long pair = 0; pair < columns / 2; pair++)
-            _mm512_storeu_si512(pairs + pair * rows + row,
-                                _mm512_i32gather_epi32(apart, from + row * distance + 2 * pair, 1));
-}
-
 /* c (m × n, float32) = or += a (m × depth) · b (depth × n, woven, `b_down` numbers from pair to pair); multiples of 32. */
 static void units_product(long m, long n, long depth, const uint16_t *a, long a_down, const uint16_t *b, long b_down, float *c,
                           long c_down, int add) {
@@ -192,6 +180,21 @@ static void turn_halves_16(const uint16_t *from, long distance, uint16_t *to, lo
     for (long i = 0; i < UNIT; i++) row[i] = read_16(from + i * distance);
     turn_16(row);
     for (long i = 0; i < UNIT; i++) write_16(to + i * down, row[i]);
+}
+/* The same for 16 rows of 16 pairs. */
+static inline void turn_pairs_16(const uint16_t *from, long distance, uint16_t *to, long down) {
+    __m512 row[UNIT];
+    for (long i = 0; i < UNIT; i++) row[i] = _mm512_loadu_ps(from + i * distance);
+    turn_16(row);
+    for (long i = 0; i < UNIT; i++) _mm512_storeu_ps(to + i * down, row[i]);
+}
+
+/* (rows, columns), rows `distance` apart → its transpose woven (columns / 2, rows, 2): pairs stay pairs, so it is a transpose of 32
+ * bits. */
+static void weave_across(const uint16_t *from, long distance, long rows, long columns, uint16_t *to) {
+    for (long row = 0; row < rows; row += UNIT)
+        for (long column = 0; column < columns; column += BLOCK_OF)
+            turn_pairs_16(from + row * distance + column, distance, to + column * rows + 2 * row, 2 * rows);
 }
 #else
 int units(void) { return 0; }
