@@ -101,6 +101,11 @@ class Attention:
         """The addresses of its fused weights."""
         return [*self.qkv.blocks, *self.output.blocks]
 
+    @property
+    def by_kernels(self) -> bool:
+        """Whether none of its products is PyTorch's, which are compiled for each number of tokens."""
+        return self.qkv.by_kernels and self.output.by_kernels
+
     def refresh(self) -> None:
         """Take in changed adapters."""
         self.qkv.refresh()
@@ -215,6 +220,11 @@ class FeedForward:
         """The addresses of its fused weights."""
         return [*self.gate_up.blocks, *self.down.blocks]
 
+    @property
+    def by_kernels(self) -> bool:
+        """Whether none of its products is PyTorch's, which are compiled for each number of tokens."""
+        return self.gate_up.by_kernels and self.down.by_kernels
+
     def refresh(self) -> None:
         """Take in changed adapters."""
         self.gate_up.refresh()
@@ -264,7 +274,7 @@ class FeedForward:
 
 def _factors(x: Tensor, norm: Norm, *projections: Any, back: bool = False) -> list[Factor]:
     """What the kernels that do half a layer at once take for these; empty where there are none for x (T, d)."""
-    if x.dtype != torch.bfloat16 or x.shape[0] % at_once.KEPT_ROWS or type(norm) is not Norm or not native.serves(x):
+    if x.dtype != torch.bfloat16 or x.shape[0] % native.UNITS_TAKE or type(norm) is not Norm or not native.serves(x):
         return []
     found = [(each.back if back else each.ahead).factor for each in projections]
     return [] if None in found else found
@@ -362,7 +372,6 @@ class Decoder:
         self.recompute = False
         self.changed = True
         self._dtype: torch.dtype | None = None
-        self.multiple = shapes.multiple(model.dtype)
         self._rooms: dict[int, Room] = {}
         self._tokens = 0
         self.rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
@@ -372,6 +381,8 @@ class Decoder:
         for index, layer in enumerate(inner.layers):
             halves = (_attention(layer, config), _feed_forward(layer, config))
             self.layers.append((halves, types[index] if types else None))
+        by_kernels = all(half.by_kernels for halves, _ in self.layers for half in halves)
+        self.multiple = native.UNITS_TAKE if by_kernels else shapes.multiple(model.dtype)
         _own(model, {at for (one, two), _ in self.layers for at in (*one.blocks, *two.blocks)})
 
     def hidden(self, row: Row) -> Tensor:

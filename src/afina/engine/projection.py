@@ -37,7 +37,7 @@ class Projection:
     """`layers` (nn.Linear, or PEFT's LoRA around one) as one product. Raises ValueError where a layer is of another kind.
 
     sizes: outputs of each layer; parameters: what is trained, in the order in which `backward` gives gradients; trains_itself: whether
-    there is more among them than adapters; ahead: x → y, z; back: dy → dx, dz.
+    there is more among them than adapters; by_kernels: whether none of its products is PyTorch's; ahead: x → y, z; back: dy → dx, dz.
     """
 
     def __init__(self, layers: Sequence[Any]) -> None:
@@ -77,6 +77,7 @@ class Projection:
         down, up = (self._down, self._up) if self._beside else (None, None)
         self.ahead = Product(self.weight, True, down, up, self.bias)
         self.back = Product(self.weight, False, up, down)
+        self.by_kernels = not self.trains_itself and self.ahead.factor is not None
 
     @torch.no_grad()
     def refresh(self) -> None:

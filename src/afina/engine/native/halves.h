@@ -113,15 +113,15 @@ static inline __attribute__((always_inline)) void gate_16(const uint16_t *gate, 
 static inline __attribute__((always_inline)) void gate_back_16(const uint16_t *d, const uint16_t *gate, const uint16_t *up, uint16_t *d_gate,
                                                                uint16_t *d_up, uint16_t *to, const int gelu) {
     /* the next columns of these tokens lie behind these */
-    _mm_prefetch(gate + KEPT_ROWS * BLOCK_OF, _MM_HINT_T1);
-    _mm_prefetch(up + KEPT_ROWS * BLOCK_OF, _MM_HINT_T1);
+    _mm_prefetch(gate + BLOCK_OF * BLOCK_OF, _MM_HINT_T1);
+    _mm_prefetch(up + BLOCK_OF * BLOCK_OF, _MM_HINT_T1);
     __m512 slope, by = read_16(d), u = read_16(up), active = activation_16(read_16(gate), gelu, &slope);
     write_16(to, _mm512_mul_ps(active, u));
     write_16(d_up, _mm512_mul_ps(active, by));
     write_16(d_gate, _mm512_mul_ps(_mm512_mul_ps(by, u), slope));
 }
 
-/* x + down(act(gate) · up) of norm(x), with gates and ups kept for backward, blocked. Tokens are a multiple of 64. */
+/* x + down(act(gate) · up) of norm(x), with gates and ups kept for backward, blocked. */
 int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const factor *last, uint16_t *z, uint16_t *gate_up,
                  uint16_t *z_last, uint16_t *y, long tokens, int gelu) {
     long width = first->depth, inner = last->depth, own = ROWS_AT_ONCE * (width + inner);
@@ -144,15 +144,15 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
             for (long column = 0; column < inner; column += BLOCK_OF) {
                 find_columns(h, 0, z + at * first->rank, rows, first, panels, column, 0, width, sums, 0, gate, BLOCK_OF);
                 find_columns(h, 0, z + at * first->rank, rows, first, panels, inner + column, 0, width, sums, 0, up, BLOCK_OF);
-                for (long part = 0; part < rows; part += KEPT_ROWS) {
+                for (long part = 0; part < rows; part += BLOCK_OF) {
                     const uint16_t *of_gate = gate + part * BLOCK_OF, *of_up = up + part * BLOCK_OF;
                     uint16_t *to = between + place_of(part, column, inner, 1), *kept = gate_up + place_of(at + part, column, 2 * inner, 1);
                     if (gelu)
-                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT) gate_16(of_gate + i, of_up + i, to + i, 1);
+                        for (long i = 0; i < BLOCK_OF * BLOCK_OF; i += UNIT) gate_16(of_gate + i, of_up + i, to + i, 1);
                     else
-                        for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT) gate_16(of_gate + i, of_up + i, to + i, 0);
-                    put_away(of_gate, kept, KEPT_ROWS * BLOCK_OF);
-                    put_away(of_up, kept + inner * KEPT_ROWS, KEPT_ROWS * BLOCK_OF);
+                        for (long i = 0; i < BLOCK_OF * BLOCK_OF; i += UNIT) gate_16(of_gate + i, of_up + i, to + i, 0);
+                    put_away(of_gate, kept, BLOCK_OF * BLOCK_OF);
+                    put_away(of_up, kept + inner * BLOCK_OF, BLOCK_OF * BLOCK_OF);
                 }
             }
             find_rows(between, 1, rows, last, panels_last, sums, x + at * width, z_last + at * last->rank, y + at * width);
@@ -168,7 +168,7 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
 int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *n, const factor *last, const factor *first,
                           const learned *of_last, const learned *of_first, const wanted *w, const uint16_t *gate_up, uint16_t *dx,
                           long tokens, int gelu) {
-    long width = last->depth, inner = last->width, far = inner * KEPT_ROWS, weights = width * (first->depth + inner);
+    long width = last->depth, inner = last->width, far = inner * BLOCK_OF, weights = width * (first->depth + inner);
     long stretches = count_stretches(tokens), threads = omp_get_max_threads(), learning_last = halves_to_learn(last);
     long learning_both = learning_last + halves_to_learn(first);
     long own = learning_both + ROWS_AT_ONCE * (last->rank + first->rank + 2 * width + 2 * inner + 2 * width);
@@ -202,16 +202,16 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
                 long to = MIN(inner, from + GATES_AT_ONCE);
                 for (long column = from; column < to; column += BLOCK_OF) {
                     find_columns(d, 0, dz_last, rows, last, panels_last, column, 0, width, sums, 0, change, BLOCK_OF);
-                    for (long part = 0; part < rows; part += KEPT_ROWS) {
+                    for (long part = 0; part < rows; part += BLOCK_OF) {
                         const uint16_t *by = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
                         uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1), *into = some + part * BLOCK_OF;
                         if (gelu)
-                            for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
+                            for (long i = 0; i < BLOCK_OF * BLOCK_OF; i += UNIT)
                                 gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, into + i, 1);
                         else
-                            for (long i = 0; i < KEPT_ROWS * BLOCK_OF; i += UNIT)
+                            for (long i = 0; i < BLOCK_OF * BLOCK_OF; i += UNIT)
                                 gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, into + i, 0);
-                        if (w) memcpy(w->between + place_of(at + part, column, inner, 1), into, KEPT_ROWS * BLOCK_OF * 2);
+                        if (w) memcpy(w->between + place_of(at + part, column, inner, 1), into, BLOCK_OF * BLOCK_OF * 2);
                     }
                     learn_down(&l_last, some, BLOCK_OF, rows, column, stretch);
                     learn_up(&l_first, d_gate_up, 1, rows, column, column + BLOCK_OF, stretch);

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from afina.engine.native import UNITS_TAKE
 from afina.engine.native.build import library
 from afina.engine.native.calls import address, call
 
 __all__ = [
-    "KEPT_ROWS",
     "Factor",
     "Gradients",
     "Others",
@@ -28,8 +28,6 @@ __all__ = [
     "project",
     "project_backward",
 ]
-KEPT_ROWS = 64
-"""What halves of layers take tokens in multiples of."""
 
 
 class Factor(ctypes.Structure):
@@ -176,11 +174,15 @@ def feed_forward_backward(
 
 
 def in_rows(blocked: Tensor | None) -> Tensor | None:
-    """What lies in blocks of 64 tokens and 32 numbers (T, width), in rows."""
+    """What lies in blocks of 32 tokens and numbers (T, width), in rows."""
     if blocked is None:
         return None
     tokens, width = blocked.shape
-    return blocked.view(tokens // KEPT_ROWS, width // 32, KEPT_ROWS, 32).transpose(1, 2).reshape(tokens, width)
+    return (
+        blocked.view(tokens // UNITS_TAKE, width // UNITS_TAKE, UNITS_TAKE, UNITS_TAKE)
+        .transpose(1, 2)
+        .reshape(tokens, width)
+    )
 
 
 def _gradients(back: Factor) -> Gradients:

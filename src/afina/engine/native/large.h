@@ -6,7 +6,7 @@
  * in panels of 32 columns, each woven. */
 
 #if UNITS
-enum { PART = 288, KEPT_ROWS = 64, UNITS_AT_ONCE = 5, ROWS_AT_ONCE = UNITS_AT_ONCE * KEPT_ROWS, NEAR = 1 << 19 };
+enum { PART = 288, BLOCKS_AT_ONCE = 10, ROWS_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_OF, NEAR = 1 << 19 };
 
 /* x (…, depth) → x · matrix + z · up (+ bias) (…, width) with z = x · downᵀ (…, rank). weight: the matrix (depth, width), or where
  * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. */
@@ -15,11 +15,9 @@ typedef struct {
     int64_t depth, width, rank, turned;
 } factor;
 
-/* Where what has `width` numbers a token has 32 of them from `column` on: in rows, or `blocked` in pieces of 64 tokens and 32 columns, so
- * that memory is written and read as it lies. */
-static inline long place_of(long row, long column, long width, int blocked) {
-    return blocked ? row / KEPT_ROWS * KEPT_ROWS * width + column * KEPT_ROWS + row % KEPT_ROWS * BLOCK_OF : row * width + column;
-}
+/* Where the tokens from `row` on (a multiple of 32) have the 32 numbers from `column` on, of `width` that each token has: in rows, or
+ * `blocked` in pieces of 32 tokens and 32 numbers, so that memory is written and read as it lies. */
+static inline long place_of(long row, long column, long width, int blocked) { return row * width + (blocked ? column * BLOCK_OF : column); }
 
 static void *claim(long bytes) { return aligned_alloc(64, (size_t)(bytes / 64 + 1) * 64); }
 static uint16_t *claim_halves(long count) { return claim(2 * count); }
@@ -46,7 +44,7 @@ static void take_to_rank(const uint16_t *x, int blocked, long rows, const factor
     for (long r = 0; r < f->rank; r += BLOCK_OF)
         for (long row = 0; row < rows; row += BLOCK_OF) {
             begin_block(sums, BLOCK_OF, 0);
-            add_to_block(x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? KEPT_ROWS * BLOCK_OF : BLOCK_OF,
+            add_to_block(x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF,
                          f->across + 2 * r, 2 * f->rank, f->depth, 0);
             end_block(sums, BLOCK_OF);
             for (long i = 0; i < BLOCK_OF; i++)
@@ -76,7 +74,7 @@ static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long
                          long from, long to, float *sums, const uint16_t *add, uint16_t *y, long distance) {
     const uint16_t *panel = panels + column * f->depth, *bias = f->bias ? f->bias + column : 0;
     const char *soon = (const char *)(panel + BLOCK_OF * f->depth + BLOCK_OF * from);
-    const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? KEPT_ROWS * BLOCK_OF : BLOCK_OF;
+    const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF;
     for (long step = from; step < to; step += PART) {
         long depth = MIN(PART, to - step), last = step + depth == f->depth;
         for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
@@ -94,7 +92,7 @@ static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long
 /* z and y of some rows; `add` and y have as many numbers a row as the result. Of long rows fewer go through all columns at once. */
 static void find_rows(const uint16_t *x, int blocked, long rows, const factor *f, const uint16_t *panels, float *sums, const uint16_t *add, uint16_t *z,
                       uint16_t *y) {
-    long most = MIN(ROWS_AT_ONCE, MAX(KEPT_ROWS, NEAR / f->depth / KEPT_ROWS * KEPT_ROWS));
+    long most = MIN(ROWS_AT_ONCE, MAX(BLOCK_OF, NEAR / f->depth / BLOCK_OF * BLOCK_OF));
     take_to_rank(x, blocked, rows, f, z);
     for (long row = 0; row < rows; row += most)
         for (long column = 0; column < f->width; column += BLOCK_OF)
@@ -110,14 +108,12 @@ static void take_share(long count, long unit, long *begin, long *end) {
     *end = MIN(count, (thread + 1) * units / threads * unit);
 }
 
-/* Tokens are gone through in stretches of up to ROWS_AT_ONCE, as even as whole KEPT_ROWS allow. How many there are depends on the tokens
+/* Tokens are gone through in stretches of up to ROWS_AT_ONCE, as even as whole blocks allow. How many there are depends on the tokens
  * alone (unless there are more threads than that): what is summed over tokens is summed over stretches, in their order. */
 static long count_stretches(long tokens) {
-    long units = (tokens + KEPT_ROWS - 1) / KEPT_ROWS;
-    return MIN(units, MAX(4 * ((units + 4 * UNITS_AT_ONCE - 1) / (4 * UNITS_AT_ONCE)), omp_get_max_threads()));
+    long blocks = tokens / BLOCK_OF;
+    return MIN(blocks, MAX(4 * ((blocks + 4 * BLOCKS_AT_ONCE - 1) / (4 * BLOCKS_AT_ONCE)), omp_get_max_threads()));
 }
 
-static long begin_of(long stretch, long stretches, long tokens) {
-    return MIN(tokens, stretch * ((tokens + KEPT_ROWS - 1) / KEPT_ROWS) / stretches * KEPT_ROWS);
-}
+static long begin_of(long stretch, long stretches, long tokens) { return stretch * (tokens / BLOCK_OF) / stretches * BLOCK_OF; }
 #endif

@@ -34,11 +34,10 @@ static void turn_tokens(const uint16_t *z, long rows, long rank, uint16_t *to) {
         for (long i = 0; i < rows; i += UNIT) turn_halves_16(z + i * rank + r, rank, to + r * ROWS_AT_ONCE + i, ROWS_AT_ONCE);
 }
 
-/* sums (rank, 32) = zᵀ · x of 32 columns, whose pieces of KEPT_ROWS lie `apart` from each other and their rows `distance`. */
+/* sums (rank, 32) = zᵀ · x of 32 columns, whose pieces of 32 rows lie `apart` from each other and their rows `distance`. */
 static void learn_columns(const uint16_t *turned, const uint16_t *x, long apart, long distance, long rows, long rank, uint16_t *woven,
                           float *sums) {
-    for (long row = 0; row < rows; row += KEPT_ROWS)
-        weave(x + row / KEPT_ROWS * apart, distance, MIN(KEPT_ROWS, rows - row), BLOCK_OF, woven + row * BLOCK_OF);
+    for (long row = 0; row < rows; row += BLOCK_OF) weave(x + row / BLOCK_OF * apart, distance, BLOCK_OF, BLOCK_OF, woven + row * BLOCK_OF);
     for (long r = 0; r < rank; r += BLOCK_OF)
         block_product(turned + r * ROWS_AT_ONCE, ROWS_AT_ONCE, woven, 2 * BLOCK_OF, rows, sums + r * BLOCK_OF, BLOCK_OF, 0);
 }
@@ -53,7 +52,7 @@ static void learn_from(const learning *l, const uint16_t *z, const uint16_t *dz,
 static void learn_up(const learning *l, const uint16_t *dy, int blocked, long rows, long first, long end, long stretch) {
     long rank = l->f->rank, width = l->f->depth, distance = blocked ? BLOCK_OF : width;
     for (long column = first; column < end && l->of; column += BLOCK_OF)
-        learn_columns(l->z, dy + place_of(0, column, width, blocked), KEPT_ROWS * width, distance, rows, rank, l->woven,
+        learn_columns(l->z, dy + place_of(0, column, width, blocked), BLOCK_OF * width, distance, rows, rank, l->woven,
                       l->up + (stretch * width + column) * rank);
 }
 
@@ -61,7 +60,7 @@ static void learn_up(const learning *l, const uint16_t *dy, int blocked, long ro
 static void learn_down(const learning *l, const uint16_t *x, long distance, long rows, long column, long stretch) {
     long rank = l->f->rank;
     if (l->of)
-        learn_columns(l->dz, x, KEPT_ROWS * distance, distance, rows, rank, l->woven, l->down + (stretch * l->f->width + column) * rank);
+        learn_columns(l->dz, x, BLOCK_OF * distance, distance, rows, rank, l->woven, l->down + (stretch * l->f->width + column) * rank);
 }
 
 static void learn_all_down(const learning *l, const uint16_t *x, long rows, long stretch) {
