@@ -163,8 +163,9 @@ class Attention:
         of_heads = self._norm_heads_backward(d_qkv, raw) if raw is not None else []
         if factors:
             scale, turn, more = self.norm.scale(), self._turn(place), _trains_more(self.norm, self.qkv)
-            given = d_qkv, x, scale, inverse, factors[0], turn
-            dx, found, others = at_once.first_half_backward(*given, residual=dy, z=z, others=more)
+            learned, found = self.qkv.learned(z)
+            given = d_qkv, x, scale, inverse, factors[0], turn, dy, learned
+            dx, others = at_once.first_half_backward(*given, others=more)
             of_norm = self.norm.backward_scale(others.d_h, x, inverse) if others else []
             of_qkv = self.qkv.gradients(d_qkv, others.h if others else None, found)
         else:
@@ -257,8 +258,10 @@ class FeedForward:
         if factors:
             gelu, scale = self.activation != "silu", self.norm.scale()
             more = _trains_more(self.norm, self.gate_up, self.down)
-            given = dy, x, scale, inverse, factors, gelu, gate_up, (z_down, z)
-            dx, (found_down, found_up), others = at_once.feed_forward_backward(*given, others=more)
+            learned, found_up = self.gate_up.learned(z)
+            learned_down, found_down = self.down.learned(z_down)
+            given = dy, x, scale, inverse, factors, gelu, gate_up, (learned_down, learned)
+            dx, others = at_once.feed_forward_backward(*given, others=more)
             of_norm = self.norm.backward_scale(others.d_h, x, inverse) if others else []
             h, inner, d_gate_up = (others.h, *map(at_once.in_rows, others[2:])) if others else (None, None, None)
             of_up = self.gate_up.gradients(d_gate_up, h, found_up)

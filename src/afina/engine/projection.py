@@ -13,24 +13,15 @@ forward and backward from functions of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from afina.engine.lora import ADAPTER, is_plain
-from afina.engine.native.halves import Gradients
-from afina.engine.products import Product, Thin, over_tokens, padded
-
-
-class _Adapter(NamedTuple):
-    """LoRA beside one layer: A (r, in), B (out, r), s; its place among all ranks and among all outputs."""
-
-    a: Tensor
-    b: Tensor
-    scaling: float
-    ranks: slice
-    outputs: slice
+from afina.engine.native.adapters import Beside, Learned, learned, take
+from afina.engine.native.halves import project_backward
+from afina.engine.products import Product, Thin, on_units, over_tokens, padded
 
 
 class Projection:
@@ -52,7 +43,7 @@ class Projection:
         ranks = [0 if each is None else int(each[0].shape[0]) for each in adapters]
         ends = [sum(ranks[: index + 1]) for index in range(len(ranks))]
         self._adapters = [
-            _Adapter(*each, slice(end - rank, end), slice(start, start + size))
+            Beside(*each, slice(end - rank, end), slice(start, start + size))
             for each, rank, end, start, size in zip(adapters, ranks, ends, self._starts, self.sizes, strict=True)
             if each is not None
         ]
@@ -84,6 +75,13 @@ class Projection:
         """Take in what has changed in the adapters; to be called before the first product and after every change."""
         if not self.has_adapter:
             return
+        if (
+            self._down.woven
+            and self._up.woven
+            and all(each.a.dtype == each.b.dtype == torch.float32 for each in self._adapters)
+        ):
+            take(self._adapters, (self._down.matrix, *self._down.woven), (self._up.matrix, *self._up.woven))
+            return
         if self.merges:
             self.weight.copy_(self._base)
         for each in self._adapters:
@@ -104,9 +102,9 @@ class Projection:
 
     def backward(self, dy: Tensor, x: Tensor, z: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The gradients of x (T, in), from that of y (T, Σ out), and of `parameters`."""
-        learned = None if z is None else self.back.learn(dy, x, z)
-        if learned is not None:
-            dx, found = learned
+        if z is not None and self._beside and self.back.factor is not None and on_units(dy) and on_units(x):
+            given, found = learned(self._adapters, z)
+            dx = project_backward(dy, self.back.factor, x, given)
             return dx, self.gradients(dy, x, found)
         dx, dz = self.backward_input(dy)
         return dx, self.backward_parameters(dy, x, z, dz)
@@ -120,17 +118,27 @@ class Projection:
         if z is None:
             return self.gradients(dy, x)
         dz = self._up.to_rank(dy) if dz is None else dz
-        if self._beside:  # of up more than is needed, in one go over dy
-            return self.gradients(dy, x, Gradients(over_tokens(dz, x), over_tokens(z, dy)))
-        ups = [z[:, each.ranks].t() @ dy[:, each.outputs] for each in self._adapters]
-        return self._of_base(dy, x) + self._of_adapters(dz.t() @ x, ups)
+        if self._beside:
+            up = over_tokens(z, dy)  # more than is needed, in one go over dy
+            ups = [up[each.ranks, each.outputs] for each in self._adapters]
+        else:
+            ups = [z[:, each.ranks].t() @ dy[:, each.outputs] for each in self._adapters]
+        down, found = over_tokens(dz, x), []
+        for each, d_up in zip(self._adapters, ups, strict=True):
+            # in the order in which B lies, else autograd copies it
+            found += [down[each.ranks], torch.mul(d_up.t(), each.scaling, out=torch.empty_like(each.b))]
+        return self.gradients(dy, x, found)
 
-    def gradients(self, dy: Tensor | None, x: Tensor | None, found: Gradients | None = None) -> list[Tensor]:
-        """Those of `parameters`, where `found` are those of all adapters; dy and x are asked for only where `trains_itself`."""
+    def learned(self, z: Tensor) -> tuple[Learned | None, list[Tensor]]:
+        """For kernels that make the gradients of adapters beside their way back: where to, and these (none without adapters)."""
+        return learned(self._adapters, z) if self._adapters else (None, [])
+
+    def gradients(self, dy: Tensor | None, x: Tensor | None, found: Sequence[Tensor] = ()) -> list[Tensor]:
+        """Those of `parameters`, where `found` are those of A and B of each adapter; dy and x are asked for only where
+        `trains_itself`."""
+        own = [factor for each in self._adapters for factor in (each.a, each.b)]
         grads = self._of_base(dy, x) if dy is not None and x is not None else []
-        if found is None:
-            return grads
-        return grads + self._of_adapters(found.down, [found.up[each.ranks, each.outputs] for each in self._adapters])
+        return grads + [grad.to(factor.dtype) for grad, factor in zip(found, own, strict=True)]
 
     def _of_base(self, dy: Tensor, x: Tensor) -> list[Tensor]:
         grads: list[Tensor] = []
@@ -144,15 +152,6 @@ class Projection:
         """The rows of the chosen layers."""
         parts = zip(self._starts, self.sizes, chosen, strict=True)
         return [whole[start : start + size] for start, size, wanted in parts if wanted]
-
-    def _of_adapters(self, down: Tensor, ups: Sequence[Tensor]) -> list[Tensor]:
-        """Of all A together and of each (s·B)ᵀ, as gradients of each A and B."""
-        grads: list[Tensor] = []
-        for each, up in zip(self._adapters, ups, strict=True):
-            # in the order in which B lies, else autograd copies it
-            d_b = torch.mul(up.t(), each.scaling, out=torch.empty_like(each.b))
-            grads += [down[each.ranks].to(each.a.dtype), d_b]
-        return grads
 
 
 def _base(layer: Any) -> nn.Linear:

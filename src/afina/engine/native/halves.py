@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from afina.engine.native import UNITS_TAKE
+from afina.engine.native.adapters import Learned
 from afina.engine.native.build import library
 from afina.engine.native.calls import address, call
 
 __all__ = [
     "Factor",
-    "Gradients",
     "Others",
     "feed_forward",
     "feed_forward_backward",
@@ -56,19 +56,8 @@ class _Norm(ctypes.Structure):
     _fields_ = (("scale", ctypes.c_void_p), ("inverse", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
-class _Learned(ctypes.Structure):
-    _fields_ = (("z", ctypes.c_void_p), ("down", ctypes.c_void_p), ("up", ctypes.c_void_p))
-
-
 class _Wanted(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("h", "d_h", "between", "d_gate_up"))
-
-
-class Gradients(NamedTuple):
-    """Of LoRA's matrices beside a product, float32: down (rank, inputs), and up (rank, outputs) for the scaled and turned B."""
-
-    down: Tensor
-    up: Tensor
 
 
 class Others(NamedTuple):
@@ -89,11 +78,11 @@ def project(x: Tensor, factor: Factor, add: Tensor | None = None, out: Tensor | 
     return y, z
 
 
-def project_backward(dy: Tensor, factor: Factor, x: Tensor, z: Tensor) -> tuple[Tensor, Gradients]:
-    """Backward of `project` where there is a rank: the gradients of x and of LoRA's matrices. factor: the product's, the other way."""
-    dx, dz, found = torch.empty_like(x), torch.empty_like(z), _gradients(factor)
-    call(library(), "project", dy, factor, None, _learned(z, found), x, dz, dx, x.shape[0])
-    return dx, found
+def project_backward(dy: Tensor, factor: Factor, x: Tensor, learned: Learned) -> Tensor:
+    """Backward of `project`: the gradient of x, and what is `learned`. factor: the product's, the other way."""
+    dx, dz = torch.empty_like(x), x.new_empty(x.shape[0], factor.rank)
+    call(library(), "project", dy, factor, None, learned, x, dz, dx, x.shape[0])
+    return dx
 
 
 Turn = tuple[Tensor, Tensor, int, int]
@@ -121,18 +110,16 @@ def first_half_backward(
     factor: Factor,
     turn: Turn,
     residual: Tensor,
-    z: Tensor,
+    learned: Learned | None,
     others: bool,
-) -> tuple[Tensor, Gradients | None, Others | None]:
-    """Backward of `first_half`: the gradients of x (with `residual`) and of LoRA's matrices, and where asked what others are made of.
+) -> tuple[Tensor, Others | None]:
+    """Backward of `first_half`: the gradient of x (with `residual`), what is `learned`, and where asked what others are made of.
     factor: the product's, the other way. `dy` becomes the gradient before the heads were turned."""
     cos, sin, heads, size = turn
-    dx, found, more = torch.empty_like(x), _gradients(factor) if factor.rank else None, None
-    if others:
-        more = Others(torch.empty_like(x), torch.empty_like(x))
-    given = dy, x, _norm(scale, inverse), factor, _learned(z, found), _wanted(more), cos, sin, residual
+    dx, more = torch.empty_like(x), Others(torch.empty_like(x), torch.empty_like(x)) if others else None
+    given = dy, x, _norm(scale, inverse), factor, learned, _wanted(more), cos, sin, residual
     call(library(), "first_half_backward", *given, dx, x.shape[0], heads, size)
-    return dx, found, more
+    return dx, more
 
 
 def feed_forward(
@@ -157,20 +144,19 @@ def feed_forward_backward(
     factors: Sequence[Factor],
     gelu: bool,
     gate_up: Tensor,
-    zs: Sequence[Tensor],
+    learned: Sequence[Learned | None],
     others: bool,
-) -> tuple[Tensor, list[Gradients | None], Others | None]:
-    """Backward of `feed_forward`, with its `gate_up`: the gradients of x and of LoRA's matrices, and where asked what others are made of.
-    factors: last and first, the other way, whose z are `zs`."""
+) -> tuple[Tensor, Others | None]:
+    """Backward of `feed_forward`, with its `gate_up`: the gradient of x, what is `learned`, and where asked what others are made of.
+    factors: last and first, the other way, beside which is learned."""
     last, first = factors
-    dx, found, more = torch.empty_like(x), [_gradients(each) if each.rank else None for each in factors], None
+    dx, more = torch.empty_like(x), None
     if others:
         between, d_gate_up = x.new_empty(x.shape[0], last.width), torch.empty_like(gate_up)
         more = Others(torch.empty_like(x), torch.empty_like(x), between, d_gate_up)
-    learned = [_learned(z, each) for z, each in zip(zs, found, strict=True)]
     given = dy, x, _norm(scale, inverse), last, first, *learned, _wanted(more), gate_up
     call(library(), "feed_forward_backward", *given, dx, x.shape[0], gelu)
-    return dx, found, more
+    return dx, more
 
 
 def in_rows(blocked: Tensor | None) -> Tensor | None:
@@ -183,16 +169,6 @@ def in_rows(blocked: Tensor | None) -> Tensor | None:
         .transpose(1, 2)
         .reshape(tokens, width)
     )
-
-
-def _gradients(back: Factor) -> Gradients:
-    """Room for those of LoRA's matrices beside the product whose way back this is."""
-    down, up = (torch.empty(back.rank, width, dtype=torch.float32) for width in (back.width, back.depth))
-    return Gradients(down, up)
-
-
-def _learned(z: Tensor, found: Gradients | None) -> _Learned | None:
-    return None if found is None else _Learned(*map(address, (z, found.down, found.up)))
 
 
 def _wanted(others: Others | None) -> _Wanted | None:

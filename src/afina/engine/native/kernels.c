@@ -188,9 +188,9 @@ long lanes_of(void) { return LANES; }
 #include "vectors.h"
 #include "units.h"
 #include "large.h"
-#include "learned.h"
 #include "words.h"
 #include "thin.h"
+#include "learned.h"
 #include "attention.h"
 #include "attention_back.h"
 

@@ -2,11 +2,20 @@
  * large.h. */
 
 #if UNITS
-/* Beside y = x · matrix + z · up with z = x · downᵀ, z (tokens, rank) of forward and, float32, the gradients: of down, dzᵀ · x (rank, width
- * of x), and of up, zᵀ · dy (rank, width of y). */
+/* LoRA beside one of the layers of a product: A (rank, in) and B (out, rank), float32, and its scale; where it begins among all ranks, and
+ * among all outputs. down (Σ rank, in) are all A, up (Σ rank, Σ out) all scaled Bᵀ, each at its outputs, else zeros. */
+typedef struct {
+    float *a, *b;
+    int64_t rank, first, outputs, begin;
+    float scale;
+} adapter;
+
+/* Beside y = x · matrix + z · up with z = x · downᵀ: z (tokens, rank) of forward, and `count` adapters whose a and b are the places of
+ * their gradients, all of which are made: of down, dzᵀ · x, of up, zᵀ · dy. */
 typedef struct {
     const uint16_t *z;
-    float *down, *up;
+    const adapter *each;
+    int64_t count;
 } learned;
 
 /* The same for one product while it goes on: z and dz turned (rank, ROWS_AT_ONCE), and of each stretch of tokens the sums (width / 32,
@@ -67,24 +76,60 @@ static void learn_all_down(const learning *l, const uint16_t *x, long rows, long
     for (long column = 0; column < l->f->width; column += BLOCK_OF) learn_down(l, x + column, l->f->width, rows, column, stretch);
 }
 
-static void gather_sums(const float *sums, long stretches, long width, long rank, float *to) {
-#pragma omp for schedule(static) nowait
-    for (long column = 0; column < width; column += BLOCK_OF)
-        for (long r = 0; r < rank; r++)
-            for (long half = 0; half < BLOCK_OF; half += UNIT) {
-                __m512 sum = _mm512_setzero_ps();
-                for (long s = 0; s < stretches; s++)
-                    sum = _mm512_add_ps(sum, _mm512_loadu_ps(sums + (s * width + column) * rank + r * BLOCK_OF + half));
-                _mm512_storeu_ps(to + r * width + column + half, sum);
-            }
+/* The sums of all stretches in 32 columns, (rank, 32), where those of the first were. */
+static float *gather_sums(float *sums, long stretches, long width, long column, long rank) {
+    float *to = sums + column * rank;
+    for (long i = 0; i < rank * BLOCK_OF; i += UNIT) {
+        __m512 sum = _mm512_load_ps(to + i);
+        for (long s = 1; s < stretches; s++) sum = _mm512_add_ps(sum, _mm512_load_ps(sums + (s * width + column) * rank + i));
+        _mm512_store_ps(to + i, sum);
+    }
+    return to;
 }
 
 /* The gradients, when all is done with all stretches. To be called by all threads. */
 static void end_learning(const learning *l, long stretches) {
     if (!l->of) return;
+    long rank = l->f->rank, inputs = l->f->width, outputs = l->f->depth;
 #pragma omp barrier
-    gather_sums(l->down, stretches, l->f->width, l->f->rank, l->of->down);
-    gather_sums(l->up, stretches, l->f->depth, l->f->rank, l->of->up);
+#pragma omp for schedule(static) nowait
+    for (long column = 0; column < inputs; column += BLOCK_OF) {
+        const float *sums = gather_sums(l->down, stretches, inputs, column, rank);
+        for (const adapter *own = l->of->each; own < l->of->each + l->of->count; own++)
+            for (long r = 0; r < own->rank; r++)
+                memcpy(own->a + r * inputs + column, sums + (own->first + r) * BLOCK_OF, BLOCK_OF * 4);
+    }
+#pragma omp for schedule(static) nowait
+    for (long column = 0; column < outputs; column += BLOCK_OF) {
+        const float *sums = gather_sums(l->up, stretches, outputs, column, rank);
+        for (const adapter *own = l->of->each; own < l->of->each + l->of->count; own++)
+            for (long at = MAX(column, own->begin); at < MIN(column + BLOCK_OF, own->begin + own->outputs); at++)
+                for (long r = 0; r < own->rank; r++)
+                    own->b[(at - own->begin) * own->rank + r] = sums[(own->first + r) * BLOCK_OF + at - column] * own->scale;
+    }
+}
+
+/* The adapters' numbers into down and up of `rank` and into what the products take of them (as weave_both). */
+int take_adapters(const learned *from, uint16_t *down, uint16_t *down_across, uint16_t *down_along, uint16_t *up, uint16_t *up_across,
+                  uint16_t *up_along, long rank, long inputs, long outputs) {
+#pragma omp parallel sections
+    {
+#pragma omp section
+        {
+            for (const adapter *own = from->each; own < from->each + from->count; own++)
+                for (long i = 0; i < own->rank * inputs; i++) down[own->first * inputs + i] = narrow(own->a[i]);
+            weave_both(down, rank, inputs, down_across, down_along);
+        }
+#pragma omp section
+        {
+            for (const adapter *own = from->each; own < from->each + from->count; own++)
+                for (long r = 0; r < own->rank; r++)
+                    for (long i = 0; i < own->outputs; i++)
+                        up[(own->first + r) * outputs + own->begin + i] = narrow(own->b[i * own->rank + r] * own->scale);
+            weave_both(up, rank, outputs, up_across, up_along);
+        }
+    }
+    return 0;
 }
 
 /* y (tokens, width) = the result for x (tokens, depth) (+ add), and z (tokens, rank). Where `of`, all this is on the way back, and the
