@@ -6,7 +6,7 @@
  * in panels of 32 columns, each woven. */
 
 #if UNITS
-enum { PART = 288, BLOCKS_AT_ONCE = 10, ROWS_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_OF, NEAR = 1 << 19 };
+enum { PART = 576, STRIP = 128, BLOCKS_AT_ONCE = 10, ROWS_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_OF, NEAR = 1 << 19 };
 
 /* x (…, depth) → x · matrix + z · up (+ bias) (…, width) with z = x · downᵀ (…, rank). weight: the matrix (depth, width), or where
  * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. */
@@ -24,17 +24,24 @@ static uint16_t *claim_halves(long count) { return claim(2 * count); }
 
 /* The weight in panels (width / 32, depth / 2, 32, 2). To be called by all threads; ends with a barrier. */
 static void lay_panels(const factor *f, uint16_t *panels) {
-    long depth = f->depth;
+    long depth = f->depth, width = f->width;
+    if (f->turned) {
 #pragma omp for schedule(static)
-    for (long column = 0; column < f->width; column += BLOCK_OF) {
-        uint16_t *panel = panels + column * depth;
-        if (!f->turned) {
-            weave(f->weight + column, f->width, depth, BLOCK_OF, panel);
-            continue;
-        }
-        for (long step = 0; step < depth; step += BLOCK_OF)
-            for (long half = 0; half < BLOCK_OF; half += UNIT)
-                turn_pairs_16(f->weight + (column + half) * depth + step, depth, panel + step * BLOCK_OF + 2 * half, 2 * BLOCK_OF);
+        for (long column = 0; column < width; column += BLOCK_OF)
+            for (long step = 0; step < depth; step += BLOCK_OF)
+                for (long half = 0; half < BLOCK_OF; half += UNIT)
+                    turn_pairs_16(f->weight + (column + half) * depth + step, depth, panels + (column * depth + step * BLOCK_OF) + 2 * half, 2 * BLOCK_OF);
+    } else {
+#pragma omp for schedule(static) collapse(2)
+        for (long step = 0; step < depth; step += STRIP)
+            for (long column = 0; column < width; column += STRIP)
+                for (long row = step; row < MIN(depth, step + STRIP); row += 2)
+                    for (long own = column; own < MIN(width, column + STRIP); own += BLOCK_OF) {
+                        const uint16_t *from = f->weight + row * width + own;
+                        __builtin_prefetch(from + AHEAD_ROWS * width);
+                        __builtin_prefetch(from + (AHEAD_ROWS + 1) * width);
+                        weave_rows(from, from + width, panels + own * depth + row * BLOCK_OF);
+                    }
     }
 }
 
@@ -45,7 +52,7 @@ static void take_to_rank(const uint16_t *x, int blocked, long rows, const factor
         for (long row = 0; row < rows; row += BLOCK_OF) {
             begin_block(sums, BLOCK_OF, 0);
             add_to_block(x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF,
-                         f->across + 2 * r, 2 * f->rank, f->depth, 0);
+                         f->across + 2 * r, 2 * f->rank, f->depth, A_PASSES, 0);
             end_block(sums, BLOCK_OF);
             for (long i = 0; i < BLOCK_OF; i++)
                 write_32(z + (row + i) * f->rank + r, _mm512_load_ps(sums + i * BLOCK_OF), _mm512_load_ps(sums + i * BLOCK_OF + UNIT));
@@ -78,11 +85,11 @@ static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long
     for (long step = from; step < to; step += PART) {
         long depth = MIN(PART, to - step), last = step + depth == f->depth;
         for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
-            float *block = sums + row * BLOCK_OF;
+            float *block = to - from <= PART ? sums : sums + row * BLOCK_OF;
             begin_block(block, BLOCK_OF, step > 0);
-            add_to_block(x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, soon);
+            add_to_block(x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, A_PASSES, soon);
             if (last && f->rank)
-                add_to_block(z + row * f->rank, f->rank, BLOCK_OF, f->along + column * f->rank, 2 * BLOCK_OF, f->rank, 0);
+                add_to_block(z + row * f->rank, f->rank, BLOCK_OF, f->along + column * f->rank, 2 * BLOCK_OF, f->rank, A_PASSES, 0);
             end_block(block, BLOCK_OF);
             if (last) write_block(block, add ? add + row * distance : 0, bias, y + row * distance, distance);
         }

@@ -10,7 +10,7 @@
 
 #define LOG2_E 1.44269504088896341f
 #define LOG_2 0.693147180559945309f
-enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32, AHEAD_ROWS = 16 };
+enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32, AHEAD_ROWS = 16, A_PASSES = 0, B_PASSES = 1 };
 
 /* Whether this process may use them: the kernel keeps their registers only for those that asked. */
 int units(void) {
@@ -45,17 +45,26 @@ static inline void begin_block(const float *c, long c_down, int add) {
     }
 }
 
-/* Add a (32 × depth; 32 columns and the next lie `a_along` apart) · b (depth × 32, woven, `b_down` numbers from pair to pair) to it, and
- * where `soon`, have as much memory from there on brought near as there is in b. */
+/* Add a (32 × depth; 32 columns and the next lie `a_along` apart) · b (depth × 32, woven, `b_down` numbers from pair to pair) to it. What
+ * only passes does not take the room of what stays in the first-level cache. Where `soon`, as much memory from there on as there is in b
+ * is brought near meanwhile. */
 static inline __attribute__((always_inline)) void add_to_block(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down,
-                                                               long depth, const char *soon) {
+                                                               long depth, const int passes, const char *soon) {
     for (long step = 0; step < depth; step += BLOCK_OF, a += a_along) {
+        const uint16_t *pairs = b + step / 2 * b_down;
         if (soon)
             for (long line = 0; line < 4; line++) _mm_prefetch(soon + step * 8 + line * 64, _MM_HINT_T1);
-        _tile_loadd(4, a, a_down * 2);
-        _tile_loadd(6, b + step / 2 * b_down, b_down * 2);
-        _tile_loadd(7, b + step / 2 * b_down + BLOCK_OF, b_down * 2);
-        _tile_loadd(5, a + UNIT * a_down, a_down * 2);
+        if (passes == A_PASSES) {
+            _tile_stream_loadd(4, a, a_down * 2);
+            _tile_loadd(6, pairs, b_down * 2);
+            _tile_loadd(7, pairs + BLOCK_OF, b_down * 2);
+            _tile_stream_loadd(5, a + UNIT * a_down, a_down * 2);
+        } else {
+            _tile_loadd(4, a, a_down * 2);
+            _tile_stream_loadd(6, pairs, b_down * 2);
+            _tile_stream_loadd(7, pairs + BLOCK_OF, b_down * 2);
+            _tile_loadd(5, a + UNIT * a_down, a_down * 2);
+        }
         _tile_dpbf16ps(0, 4, 6);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(2, 5, 6);
@@ -74,7 +83,7 @@ static inline void end_block(float *c, long c_down) {
 static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
                                  int add) {
     begin_block(c, c_down, add);
-    add_to_block(a, a_down, BLOCK_OF, b, b_down, depth, 0);
+    add_to_block(a, a_down, BLOCK_OF, b, b_down, depth, B_PASSES, 0);
     end_block(c, c_down);
 }
 
