@@ -3,7 +3,7 @@
  * bfloat16 of rows.h. Results do not depend on how the work is shared out. */
 
 #if UNITS
-enum { GATES_AT_ONCE = 256 };
+enum { GATES_AT_ONCE = 384 };
 
 /* A norm before a product: inverse (tokens) = 1 / rms. */
 typedef struct {

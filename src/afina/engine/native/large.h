@@ -6,7 +6,7 @@
  * in panels of 32 columns, each woven. */
 
 #if UNITS
-enum { PART = 576, STRIP = 128, BLOCKS_AT_ONCE = 10, ROWS_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_OF, NEAR = 1 << 19 };
+enum { PART = 576, STRIP = 384, BLOCKS_AT_ONCE = 10, ROWS_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_OF, NEAR = 1 << 19 };
 
 /* x (…, depth) → x · matrix + z · up (+ bias) (…, width) with z = x · downᵀ (…, rank). weight: the matrix (depth, width), or where
  * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. */
@@ -80,12 +80,13 @@ static inline void write_block(const float *sums, const uint16_t *add, const uin
 static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long rows, const factor *f, const uint16_t *panels, long column,
                          long from, long to, float *sums, const uint16_t *add, uint16_t *y, long distance) {
     const uint16_t *panel = panels + column * f->depth, *bias = f->bias ? f->bias + column : 0;
+    const int whole = from == 0 && to == f->depth && to <= PART;
     const char *soon = (const char *)(panel + BLOCK_OF * f->depth + BLOCK_OF * from);
     const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF;
     for (long step = from; step < to; step += PART) {
         long depth = MIN(PART, to - step), last = step + depth == f->depth;
         for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
-            float *block = to - from <= PART ? sums : sums + row * BLOCK_OF;
+            float *block = whole ? sums : sums + row * BLOCK_OF;
             begin_block(block, BLOCK_OF, step > 0);
             add_to_block(x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, A_PASSES, soon);
             if (last && f->rank)
