@@ -56,12 +56,6 @@ static void turn_back(const float *from, const float *by, long count, long size,
         }
 }
 
-static inline __m512i woven_16(__m512 first, __m512 second) {
-    const __m512i pairs = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007, 0x160006,
-                                           0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
-    return _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(second, first));
-}
-
 /* What a tile of queries has found so far: outᵀ (size, TILE), and of each query the highest score and the sum of weights. */
 typedef struct {
     float *answer, *score, most[TILE], sum[TILE];

@@ -89,7 +89,7 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
             find_rows(dy + at * f->depth, 0, rows, f, panels, sums, 0, dz, d_h);
             back_through_norm(x, n, residual, h, d_h, dx, at, rows, width);
             learn_from(&l, of ? of->z + at * f->rank : 0, dz, rows);
-            learn_up(&l, dy + at * f->depth, 0, rows, 0, f->depth, stretch);
+            learn_all_up(&l, dy + at * f->depth, rows, stretch);
             learn_all_down(&l, h, rows, stretch);
         }
         _tile_release();
@@ -110,15 +110,37 @@ static inline __attribute__((always_inline)) void gate_16(const uint16_t *gate, 
     write_16(to, _mm512_mul_ps(activation_16(read_16(gate), gelu, &slope), read_16(up)));
 }
 
-static inline __attribute__((always_inline)) void gate_back_16(const uint16_t *d, const uint16_t *gate, const uint16_t *up, uint16_t *d_gate,
-                                                               uint16_t *d_up, uint16_t *to, const int gelu) {
+/* What happened to 16 gates of a token, the way back. */
+typedef struct {
+    __m512 between, d_gate, d_up;
+} gate_back;
+
+static inline __attribute__((always_inline)) gate_back gate_back_16(const uint16_t *d, const uint16_t *gate, const uint16_t *up, const int gelu) {
     /* the next columns of these tokens lie behind these */
     _mm_prefetch(gate + BLOCK_OF * BLOCK_OF, _MM_HINT_T1);
     _mm_prefetch(up + BLOCK_OF * BLOCK_OF, _MM_HINT_T1);
     __m512 slope, by = read_16(d), u = read_16(up), active = activation_16(read_16(gate), gelu, &slope);
-    write_16(to, _mm512_mul_ps(active, u));
-    write_16(d_up, _mm512_mul_ps(active, by));
-    write_16(d_gate, _mm512_mul_ps(_mm512_mul_ps(by, u), slope));
+    return (gate_back){_mm512_mul_ps(active, u), _mm512_mul_ps(_mm512_mul_ps(by, u), slope), _mm512_mul_ps(active, by)};
+}
+
+/* Of a block of 32 tokens: gradients of gates and ups, and woven, these and between; between itself where wanted. */
+static inline __attribute__((always_inline)) void gate_back_block(const uint16_t *d, const uint16_t *gate, const uint16_t *up, uint16_t *d_gate,
+                                                                  uint16_t *d_up, uint16_t *const woven[3], uint16_t *between, const int gelu) {
+    for (long row = 0; row < BLOCK_OF * BLOCK_OF; row += 2 * BLOCK_OF)
+        for (long half = 0; half < BLOCK_OF; half += UNIT) {
+            long i = row + half, j = i + BLOCK_OF, pairs = row + 2 * half;
+            gate_back one = gate_back_16(d + i, gate + i, up + i, gelu), two = gate_back_16(d + j, gate + j, up + j, gelu);
+            write_16(d_gate + i, one.d_gate);
+            write_16(d_gate + j, two.d_gate);
+            write_16(d_up + i, one.d_up);
+            write_16(d_up + j, two.d_up);
+            _mm512_store_si512(woven[0] + pairs, woven_16(one.d_gate, two.d_gate));
+            _mm512_store_si512(woven[1] + pairs, woven_16(one.d_up, two.d_up));
+            _mm512_store_si512(woven[2] + pairs, woven_16(one.between, two.between));
+            if (!between) continue;
+            write_16(between + i, one.between);
+            write_16(between + j, two.between);
+        }
 }
 
 /* x + down(act(gate) · up) of norm(x), with gates and ups kept for backward, blocked. */
@@ -178,7 +200,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
 #pragma omp parallel if (!failed)
     if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        uint16_t change[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64))), some[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
+        uint16_t change[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64))), woven[3][ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         long begin, end;
         uint16_t *memory = panels + weights + omp_get_thread_num() * own;
         const learning l_last = learning_at(last, of_last, memory, shares, stretches);
@@ -197,25 +219,24 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
             take_to_rank(d, 0, rows, last, dz_last);
             learn_from(&l_last, of_last ? of_last->z + at * last->rank : 0, dz_last, rows);
             learn_from(&l_first, of_first ? of_first->z + at * first->rank : 0, 0, rows);
-            learn_up(&l_last, d, 0, rows, 0, width, stretch);
+            learn_all_up(&l_last, d, rows, stretch);
             for (long from = 0; from < inner; from += GATES_AT_ONCE) {
                 long to = MIN(inner, from + GATES_AT_ONCE);
                 for (long column = from; column < to; column += BLOCK_OF) {
                     find_columns(d, 0, dz_last, rows, last, panels_last, column, 0, width, sums, 0, change, BLOCK_OF);
                     for (long part = 0; part < rows; part += BLOCK_OF) {
                         const uint16_t *by = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
-                        uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1), *into = some + part * BLOCK_OF;
+                        uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1);
+                        uint16_t *between = w ? w->between + place_of(at + part, column, inner, 1) : 0;
+                        uint16_t *const pairs[3] = {woven[0] + part * BLOCK_OF, woven[1] + part * BLOCK_OF, woven[2] + part * BLOCK_OF};
                         if (gelu)
-                            for (long i = 0; i < BLOCK_OF * BLOCK_OF; i += UNIT)
-                                gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, into + i, 1);
+                            gate_back_block(by, gate, gate + far, d_gate, d_gate + far, pairs, between, 1);
                         else
-                            for (long i = 0; i < BLOCK_OF * BLOCK_OF; i += UNIT)
-                                gate_back_16(by + i, gate + i, gate + far + i, d_gate + i, d_gate + far + i, into + i, 0);
-                        if (w) memcpy(w->between + place_of(at + part, column, inner, 1), into, BLOCK_OF * BLOCK_OF * 2);
+                            gate_back_block(by, gate, gate + far, d_gate, d_gate + far, pairs, between, 0);
                     }
-                    learn_down(&l_last, some, BLOCK_OF, rows, column, stretch);
-                    learn_up(&l_first, d_gate_up, 1, rows, column, column + BLOCK_OF, stretch);
-                    learn_up(&l_first, d_gate_up, 1, rows, inner + column, inner + column + BLOCK_OF, stretch);
+                    learn_up(&l_first, woven[0], rows, column, stretch);
+                    learn_up(&l_first, woven[1], rows, inner + column, stretch);
+                    learn_down(&l_last, woven[2], rows, column, stretch);
                 }
                 if (to == inner) take_to_rank(d_gate_up, 1, rows, first, dz);
                 for (long column = 0; column < width; column += BLOCK_OF) {

@@ -43,12 +43,25 @@ static void turn_tokens(const uint16_t *z, long rows, long rank, uint16_t *to) {
         for (long i = 0; i < rows; i += UNIT) turn_halves_16(z + i * rank + r, rank, to + r * ROWS_AT_ONCE + i, ROWS_AT_ONCE);
 }
 
-/* sums (rank, 32) = zᵀ · x of 32 columns, whose pieces of 32 rows lie `apart` from each other and their rows `distance`. */
-static void learn_columns(const uint16_t *turned, const uint16_t *x, long apart, long distance, long rows, long rank, uint16_t *woven,
-                          float *sums) {
-    for (long row = 0; row < rows; row += BLOCK_OF) weave(x + row / BLOCK_OF * apart, distance, BLOCK_OF, BLOCK_OF, woven + row * BLOCK_OF);
-    for (long r = 0; r < rank; r += BLOCK_OF)
-        block_product(turned + r * ROWS_AT_ONCE, ROWS_AT_ONCE, woven, 2 * BLOCK_OF, rows, sums + r * BLOCK_OF, BLOCK_OF, 0);
+/* Whether some adapter with outputs in [begin, end) has ranks in the 16 from r on. */
+static int learns_rank(const learned *of, long r, long begin, long end) {
+    for (const adapter *own = of->each; own < of->each + of->count; own++)
+        if (own->begin < end && begin < own->begin + own->outputs && own->first < r + UNIT && r < own->first + own->rank) return 1;
+    return 0;
+}
+
+/* sums (rank, 32) = zᵀ · 32 columns that come woven (rows / 2, 32, 2); only of ranks of adapters with outputs in [begin, end). */
+static void learn_woven(const learning *l, const uint16_t *turned, const uint16_t *woven, long rows, long begin, long end, float *sums) {
+    for (long r = 0; r < l->f->rank; r += UNIT) {
+        if (!learns_rank(l->of, r, begin, end)) continue;
+        const uint16_t *z = turned + r * ROWS_AT_ONCE;
+        if (r + UNIT < l->f->rank && learns_rank(l->of, r + UNIT, begin, end)) {
+            block_product(z, ROWS_AT_ONCE, woven, 2 * BLOCK_OF, rows, sums + r * BLOCK_OF, BLOCK_OF, 0);
+            r += UNIT;
+        } else {
+            half_block_product(z, ROWS_AT_ONCE, woven, 2 * BLOCK_OF, rows, sums + r * BLOCK_OF, BLOCK_OF);
+        }
+    }
 }
 
 /* What follows is for some rows, those of `stretch`; nothing happens where there is nothing to learn. z and dz have a row a token. */
@@ -57,56 +70,63 @@ static void learn_from(const learning *l, const uint16_t *z, const uint16_t *dz,
     if (l->of && dz) turn_tokens(dz, rows, l->f->rank, l->dz);
 }
 
-/* The share of the gradient of up in the columns [first, end), from z and dy, which may be blocked. */
-static void learn_up(const learning *l, const uint16_t *dy, int blocked, long rows, long first, long end, long stretch) {
-    long rank = l->f->rank, width = l->f->depth, distance = blocked ? BLOCK_OF : width;
-    for (long column = first; column < end && l->of; column += BLOCK_OF)
-        learn_columns(l->z, dy + place_of(0, column, width, blocked), BLOCK_OF * width, distance, rows, rank, l->woven,
-                      l->up + (stretch * width + column) * rank);
+/* The share of the gradient of up in 32 columns, from z and dy, of which these come woven. */
+static void learn_up(const learning *l, const uint16_t *woven, long rows, long column, long stretch) {
+    if (l->of) learn_woven(l, l->z, woven, rows, column, column + BLOCK_OF, l->up + (stretch * l->f->depth + column) * l->f->rank);
 }
 
-/* The share of the gradient of down in 32 columns from `column` on, from dz and x, of which only these are there, its rows `distance` apart. */
-static void learn_down(const learning *l, const uint16_t *x, long distance, long rows, long column, long stretch) {
-    long rank = l->f->rank;
-    if (l->of)
-        learn_columns(l->dz, x, BLOCK_OF * distance, distance, rows, rank, l->woven, l->down + (stretch * l->f->width + column) * rank);
+/* The share of the gradient of down in 32 columns, from dz and x, of which these come woven. */
+static void learn_down(const learning *l, const uint16_t *woven, long rows, long column, long stretch) {
+    if (l->of) learn_woven(l, l->dz, woven, rows, 0, l->f->depth, l->down + (stretch * l->f->width + column) * l->f->rank);
+}
+
+/* All of up, and all of down; dy and x in rows. */
+static void learn_all_up(const learning *l, const uint16_t *dy, long rows, long stretch) {
+    for (long column = 0; column < l->f->depth && l->of; column += BLOCK_OF) {
+        weave(dy + column, l->f->depth, rows, BLOCK_OF, l->woven);
+        learn_up(l, l->woven, rows, column, stretch);
+    }
 }
 
 static void learn_all_down(const learning *l, const uint16_t *x, long rows, long stretch) {
-    for (long column = 0; column < l->f->width; column += BLOCK_OF) learn_down(l, x + column, l->f->width, rows, column, stretch);
+    for (long column = 0; column < l->f->width && l->of; column += BLOCK_OF) {
+        weave(x + column, l->f->width, rows, BLOCK_OF, l->woven);
+        learn_down(l, l->woven, rows, column, stretch);
+    }
 }
 
-/* The sums of all stretches in 32 columns, (rank, 32), where those of the first were. */
-static float *gather_sums(float *sums, long stretches, long width, long column, long rank) {
-    float *to = sums + column * rank;
-    for (long i = 0; i < rank * BLOCK_OF; i += UNIT) {
-        __m512 sum = _mm512_load_ps(to + i);
-        for (long s = 1; s < stretches; s++) sum = _mm512_add_ps(sum, _mm512_load_ps(sums + (s * width + column) * rank + i));
-        _mm512_store_ps(to + i, sum);
+/* Of some ranks the sums of all stretches in 32 columns, (ranks, 32), where those of the first were. */
+static const float *gather_sums(float *sums, long apart, long stretches, long ranks) {
+    for (long i = 0; i < ranks * BLOCK_OF; i += UNIT) {
+        __m512 sum = _mm512_load_ps(sums + i);
+        for (long s = 1; s < stretches; s++) sum = _mm512_add_ps(sum, _mm512_load_ps(sums + s * apart + i));
+        _mm512_store_ps(sums + i, sum);
     }
-    return to;
+    return sums;
 }
 
 /* The gradients, when all is done with all stretches. To be called by all threads. */
 static void end_learning(const learning *l, long stretches) {
     if (!l->of) return;
     long rank = l->f->rank, inputs = l->f->width, outputs = l->f->depth;
+    const adapter *last = l->of->each + l->of->count;
 #pragma omp barrier
 #pragma omp for schedule(static) nowait
-    for (long column = 0; column < inputs; column += BLOCK_OF) {
-        const float *sums = gather_sums(l->down, stretches, inputs, column, rank);
-        for (const adapter *own = l->of->each; own < l->of->each + l->of->count; own++)
-            for (long r = 0; r < own->rank; r++)
-                memcpy(own->a + r * inputs + column, sums + (own->first + r) * BLOCK_OF, BLOCK_OF * 4);
-    }
+    for (long column = 0; column < inputs; column += BLOCK_OF)
+        for (const adapter *own = l->of->each; own < last; own++) {
+            const float *sums = gather_sums(l->down + column * rank + own->first * BLOCK_OF, inputs * rank, stretches, own->rank);
+            for (long r = 0; r < own->rank; r++) memcpy(own->a + r * inputs + column, sums + r * BLOCK_OF, BLOCK_OF * 4);
+        }
 #pragma omp for schedule(static) nowait
-    for (long column = 0; column < outputs; column += BLOCK_OF) {
-        const float *sums = gather_sums(l->up, stretches, outputs, column, rank);
-        for (const adapter *own = l->of->each; own < l->of->each + l->of->count; own++)
-            for (long at = MAX(column, own->begin); at < MIN(column + BLOCK_OF, own->begin + own->outputs); at++)
+    for (long column = 0; column < outputs; column += BLOCK_OF)
+        for (const adapter *own = l->of->each; own < last; own++) {
+            long begin = MAX(column, own->begin), end = MIN(column + BLOCK_OF, own->begin + own->outputs);
+            if (begin >= end) continue;
+            const float *sums = gather_sums(l->up + column * rank + own->first * BLOCK_OF, outputs * rank, stretches, own->rank);
+            for (long at = begin; at < end; at++)
                 for (long r = 0; r < own->rank; r++)
-                    own->b[(at - own->begin) * own->rank + r] = sums[(own->first + r) * BLOCK_OF + at - column] * own->scale;
-    }
+                    own->b[(at - own->begin) * own->rank + r] = sums[r * BLOCK_OF + at - column] * own->scale;
+        }
 }
 
 /* The adapters' numbers into down and up of `rank` and into what the products take of them (as weave_both). */
@@ -152,7 +172,7 @@ int project(const uint16_t *x, const factor *f, const uint16_t *add, const learn
             find_rows(x + at * f->depth, 0, rows, f, panels, sums, add ? add + at * f->width : 0, z + at * f->rank, y + at * f->width);
             if (!of) continue;
             learn_from(&l, of->z + at * f->rank, z + at * f->rank, rows);
-            learn_up(&l, x + at * f->depth, 0, rows, 0, f->depth, stretch);
+            learn_all_up(&l, x + at * f->depth, rows, stretch);
             learn_all_down(&l, input + at * f->width, rows, stretch);
         }
         _tile_release();

@@ -87,6 +87,21 @@ static inline void block_product(const uint16_t *a, long a_down, const uint16_t 
     end_block(c, c_down);
 }
 
+/* The upper half of such a block, of 16 rows of a. */
+static inline void half_block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down) {
+    _tile_zero(0);
+    _tile_zero(1);
+    for (long step = 0; step < depth; step += BLOCK_OF) {
+        _tile_loadd(4, a + step, a_down * 2);
+        _tile_stream_loadd(6, b + step / 2 * b_down, b_down * 2);
+        _tile_stream_loadd(7, b + step / 2 * b_down + BLOCK_OF, b_down * 2);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    _tile_stored(0, c, c_down * 4);
+    _tile_stored(1, c + UNIT, c_down * 4);
+}
+
 static inline __m512 read_16(const uint16_t *from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
 }
@@ -95,6 +110,13 @@ static inline void write_16(uint16_t *to, __m512 value) { _mm256_storeu_si256((_
 
 static inline void write_32(uint16_t *to, __m512 left, __m512 right) {
     _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(right, left));
+}
+
+/* 16 pairs of two rows. */
+static inline __m512i woven_16(__m512 first, __m512 second) {
+    const __m512i pairs = _mm512_set_epi32(0x1f000f, 0x1e000e, 0x1d000d, 0x1c000c, 0x1b000b, 0x1a000a, 0x190009, 0x180008, 0x170007, 0x160006,
+                                           0x150005, 0x140004, 0x130003, 0x120002, 0x110001, 0x100000);
+    return _mm512_permutexvar_epi16(pairs, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
 /* Two rows of 32 woven into 32 pairs. */
