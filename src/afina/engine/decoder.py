@@ -263,9 +263,9 @@ class FeedForward:
             given = dy, x, scale, inverse, factors, gelu, gate_up, (learned_down, learned)
             dx, others = at_once.feed_forward_backward(*given, others=more)
             of_norm = self.norm.backward_scale(others.d_h, x, inverse) if others else []
-            h, inner, d_gate_up = (others.h, *map(at_once.in_rows, others[2:])) if others else (None, None, None)
-            of_up = self.gate_up.gradients(d_gate_up, h, found_up)
-            return dx, [*of_norm, *of_up, *self.down.gradients(dy, inner, found_down)]
+            h, _, inner, d_gate_up = others or (None,) * 4
+            of_up = self.gate_up.gradients(d_gate_up, h, found_up, blocked=(True, False))
+            return dx, [*of_norm, *of_up, *self.down.gradients(dy, inner, found_down, blocked=(False, True))]
         d_result, of_post = _post_backward(dy, after, self.post)
         # the product's input comes out of the gate's backward, so the two halves of its gradient are taken apart
         d_inner, dz = self.down.backward_input(d_result)

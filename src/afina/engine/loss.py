@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from afina.engine import native
+from afina.engine.products import over_all_tokens
 from afina.engine.shapes import ROUNDED_TO, multiple
 
 SCORES_AT_ONCE = 24_000_000
@@ -67,7 +68,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[start : start + count] = _through_words(scores, weight)[:count]
             if grad_weight is not None:
-                _add_product(grad_weight, scores, h)
+                over_all_tokens(scores, h, onto=grad_weight)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
         return total
@@ -76,7 +77,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         by = grad_outputs[0]
         grads = [
-            None if grad is None else (grad * by).to(dtype) for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
+            None if grad is None else grad.mul_(by).to(dtype) for grad, dtype in zip(ctx.grads, ctx.dtypes, strict=True)
         ]
         ctx.grads = None
         return (*grads, None, None, None, None)
@@ -118,13 +119,6 @@ def _rows(
     if slope is not None:
         wide *= slope
     return losses, wide.mul_((scale / sums)[:, None]).to(scores.dtype)
-
-
-def _add_product(into: Tensor, grad: Tensor, h: Tensor) -> None:
-    if into.dtype == grad.dtype:
-        into.addmm_(grad.t(), h)
-    else:
-        into += grad.t() @ h
 
 
 def cross_entropy(

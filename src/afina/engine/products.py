@@ -71,6 +71,18 @@ def over_tokens(z: Tensor, x: Tensor) -> Tensor:
     return native.over_tokens(z, x) if on_units(z) and on_units(x) else z.t() @ x
 
 
+def over_all_tokens(
+    dy: Tensor, x: Tensor, blocked: tuple[bool, bool] = (False, False), onto: Tensor | None = None
+) -> Tensor:
+    """The gradient of a weight (outputs, inputs), dyᵀ · x: dy (T, outputs), x (T, inputs), where `blocked` as `halves` leaves it; added to
+    `onto` where given."""
+    if any(blocked) or (on_units(dy) and on_units(x)):
+        return halves.weight_gradient(dy, x, blocked, onto)
+    if onto is None:
+        return dy.t() @ x
+    return onto.addmm_(dy.t(), x) if onto.dtype == dy.dtype else onto.add_(dy.t() @ x)
+
+
 def on_units(tensor: Tensor) -> bool:
     """Whether matrix units take it: whole blocks of bfloat16."""
     whole = all(each % native.UNITS_TAKE == 0 for each in tensor.shape)

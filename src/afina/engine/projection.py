@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from afina.engine.lora import ADAPTER, is_plain
+from afina.engine.native import halves
 from afina.engine.native.adapters import Beside, Learned, learned, take
-from afina.engine.native.halves import project_backward
-from afina.engine.products import Product, Thin, on_units, over_tokens, padded
+from afina.engine.products import Product, Thin, on_units, over_all_tokens, over_tokens, padded
 
 
 class Projection:
@@ -104,7 +104,7 @@ class Projection:
         """The gradients of x (T, in), from that of y (T, Σ out), and of `parameters`."""
         if z is not None and self._beside and self.back.factor is not None and on_units(dy) and on_units(x):
             given, found = learned(self._adapters, z)
-            dx = project_backward(dy, self.back.factor, x, given)
+            dx = halves.project_backward(dy, self.back.factor, x, given)
             return dx, self.gradients(dy, x, found)
         dx, dz = self.backward_input(dy)
         return dx, self.backward_parameters(dy, x, z, dz)
@@ -133,19 +133,25 @@ class Projection:
         """For kernels that make the gradients of adapters beside their way back: where to, and these (none without adapters)."""
         return learned(self._adapters, z) if self._adapters else (None, [])
 
-    def gradients(self, dy: Tensor | None, x: Tensor | None, found: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Those of `parameters`, where `found` are those of A and B of each adapter; dy and x are asked for only where
-        `trains_itself`."""
+    def gradients(
+        self,
+        dy: Tensor | None,
+        x: Tensor | None,
+        found: Sequence[Tensor] = (),
+        blocked: tuple[bool, bool] = (False, False),
+    ) -> list[Tensor]:
+        """Those of `parameters`, where `found` are those of A and B of each adapter; dy and x (blocked: which of them lie in blocks) are
+        asked for only where `trains_itself`."""
         own = [factor for each in self._adapters for factor in (each.a, each.b)]
-        grads = self._of_base(dy, x) if dy is not None and x is not None else []
+        grads = self._of_base(dy, x, blocked) if dy is not None and x is not None else []
         return grads + [grad.to(factor.dtype) for grad, factor in zip(found, own, strict=True)]
 
-    def _of_base(self, dy: Tensor, x: Tensor) -> list[Tensor]:
+    def _of_base(self, dy: Tensor, x: Tensor, blocked: tuple[bool, bool]) -> list[Tensor]:
         grads: list[Tensor] = []
         if any(self._trains_base):
-            grads += self._cut(dy.t() @ x, self._trains_base)
+            grads += self._cut(over_all_tokens(dy, x, blocked), self._trains_base)
         if any(self._biases):
-            grads += self._cut(dy.sum(dim=0), self._biases)
+            grads += self._cut((halves.in_rows(dy) if blocked[0] else dy).sum(dim=0), self._biases)
         return grads
 
     def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:

@@ -33,6 +33,7 @@ SOURCES = (
     "thin.h",
     "large.h",
     "learned.h",
+    "weights.h",
     "words.h",
     "halves.h",
     "attention.h",

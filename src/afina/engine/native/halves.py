@@ -27,6 +27,7 @@ __all__ = [
     "in_rows",
     "project",
     "project_backward",
+    "weight_gradient",
 ]
 
 
@@ -54,6 +55,10 @@ class Factor(ctypes.Structure):
 
 class _Norm(ctypes.Structure):
     _fields_ = (("scale", ctypes.c_void_p), ("inverse", ctypes.c_void_p), ("eps", ctypes.c_float))
+
+
+class _Tokens(ctypes.Structure):
+    _fields_ = (("numbers", ctypes.c_void_p), ("width", ctypes.c_int64), ("blocked", ctypes.c_int64))
 
 
 class _Wanted(ctypes.Structure):
@@ -159,10 +164,20 @@ def feed_forward_backward(
     return dx, more
 
 
-def in_rows(blocked: Tensor | None) -> Tensor | None:
+def weight_gradient(
+    dy: Tensor, x: Tensor, blocked: tuple[bool, bool] = (False, False), onto: Tensor | None = None
+) -> Tensor:
+    """dyᵀ · x (outputs, inputs) of dy (T, outputs) and x (T, inputs); blocked: which of them lie in blocks; onto: float32, to which it is
+    added."""
+    given = [_Tokens(each.data_ptr(), each.shape[1], by_block) for each, by_block in zip((dy, x), blocked, strict=True)]
+    whole = x.new_empty(dy.shape[1], x.shape[1]) if onto is None else onto
+    places = (whole, None) if onto is None else (None, whole)
+    call(library(), "weight_gradient", *given, *places, x.shape[0])
+    return whole
+
+
+def in_rows(blocked: Tensor) -> Tensor:
     """What lies in blocks of 32 tokens and numbers (T, width), in rows."""
-    if blocked is None:
-        return None
     tokens, width = blocked.shape
     return (
         blocked.view(tokens // UNITS_TAKE, width // UNITS_TAKE, UNITS_TAKE, UNITS_TAKE)

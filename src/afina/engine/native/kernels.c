@@ -188,6 +188,7 @@ long lanes_of(void) { return LANES; }
 #include "vectors.h"
 #include "units.h"
 #include "large.h"
+#include "weights.h"
 #include "words.h"
 #include "thin.h"
 #include "learned.h"
