@@ -112,8 +112,9 @@ def lay_out(
     longest example, which is never split; step: tokens of the longest step; free: bytes available; switch: "auto", "on" or "off"
     for activation checkpointing; path: which of the ways of computing (`model.py`).
     """
-    fixed = weights + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM
     hidden, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    laid = weights // layers if path == "fast" else 0  # those of a layer once more, as its products take them
+    fixed = weights + laid + trainable * (16 if width == 4 else 18) + HEAD_SCORES + PROGRAM
     kept = _kept(config) if path == "fast" else KEPT_PER_LAYER * hidden
     keep = (layers + 1) * kept * width  # and what the backward of a layer needs for itself
     again = hidden * layers * width + 2 * kept * width

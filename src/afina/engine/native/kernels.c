@@ -2,8 +2,8 @@
  *
  * Plain C with OpenMP, one file, no headers but the compiler's: `afina.engine.native` compiles it for the machine at hand
  * and calls it with the addresses of PyTorch's tensors. Everything is computed in float32; tensors are float32 or
- * bfloat16 (rows.h and tiles.h are compiled once for each). Knows nothing of layers, adapters or autograd. Results do
- * not depend on how the work is shared out among threads.
+ * bfloat16 (rows.h and tiles.h are compiled once for each). Knows nothing of layers or autograd. Results do not depend on
+ * how the work is shared out among threads (gradients of adapters: among up to four of them).
  */
 #include <math.h>
 #include <omp.h>
