@@ -162,14 +162,22 @@ def test_losses(
 
 
 @ways
-@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("softcap", [None, 5.0, 30.0])
+@pytest.mark.parametrize("learned", [False, True])
 @pytest.mark.parametrize(("tokens", "words", "width"), [(70, 1120, 96), (1, 32, 32), (130, 512, 64)])
 def test_losses_of_a_frozen_head(
-    dtype: torch.dtype, units: None, softcap: float | None, tokens: int, words: int, width: int
+    dtype: torch.dtype, units: None, softcap: float | None, learned: bool, tokens: int, words: int, width: int
 ) -> None:
     hidden, weight = numbers(tokens, width, dtype=dtype), numbers(words, width, dtype=dtype)
     weight *= torch.linspace(0.1, 2.0, words)[:, None].to(dtype)  # the highest score comes late and moves often
     targets, often = torch.randint(0, words, (tokens,)), torch.rand(tokens)
+    if learned and dtype == torch.bfloat16 and not native.has_units():
+        pytest.skip("scores that are themselves rounded to bfloat16 tell no such difference")
+    if (
+        learned
+    ):  # long rows of the targets' own, so that nearly all weight is theirs and the gradient a small difference
+        targets = torch.randint(words // 2, words, (tokens,))
+        hidden = 3 * weight[targets] / weight[targets].float().norm(dim=1, keepdim=True).to(dtype)
     given = hidden.clone().requires_grad_()
     loss = cross_entropy(given, weight, None, targets, 0.5, softcap, often)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -178,7 +186,8 @@ def test_losses_of_a_frozen_head(
     scores = softcap * torch.tanh(scores / softcap) if softcap else scores
     wanted = torch.nn.functional.cross_entropy(scores, targets, reduction="none") @ often.double()
     wanted.backward()  # type: ignore[no-untyped-call]
-    check((loss.detach(), given.grad), (wanted.detach(), exact.grad), dtype)
+    near = torch.bfloat16 if learned else dtype  # of near numbers, a difference has fewer digits
+    check((loss.detach(), given.grad), (wanted.detach(), exact.grad), near)
     with torch.no_grad():
         assert cross_entropy(hidden, weight, None, targets, 0.5, softcap, often) == loss
 

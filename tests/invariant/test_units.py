@@ -23,8 +23,8 @@ def items() -> list[Item]:
     return [Item(ids, torch.arange(len(ids)) % 3 > 0) for ids in draw]
 
 
-TARGETS = {"lora": ["all-linear"], "some": ["v_proj", "up_proj", "down_proj"], "one": ["k_proj"]}
-RANKS = {"lora": 4, "some": 20, "one": 40}
+TARGETS = {"lora": ["all-linear"], "some": ["v_proj", "up_proj", "down_proj"], "one": ["k_proj"], "out": ["o_proj"]}
+RANKS = {"lora": 4, "some": 20, "one": 40, "out": 16}
 
 
 def gradients(folder: Path, method: str, dtype: torch.dtype) -> tuple[float, Tensor]:

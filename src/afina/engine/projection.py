@@ -115,7 +115,7 @@ class Projection:
 
     def backward_parameters(self, dy: Tensor, x: Tensor, z: Tensor | None, dz: Tensor | None = None) -> list[Tensor]:
         """The gradients of `parameters`; `dz` from `backward_input` saves computing it again."""
-        if z is None:
+        if z is None or not self.has_adapter:
             return self.gradients(dy, x)
         dz = self._up.to_rank(dy) if dz is None else dz
         if self._beside:
@@ -126,7 +126,10 @@ class Projection:
         down, found = over_tokens(dz, x), []
         for each, d_up in zip(self._adapters, ups, strict=True):
             # in the order in which B lies, else autograd copies it
-            found += [down[each.ranks], torch.mul(d_up.t(), each.scaling, out=torch.empty_like(each.b))]
+            found += [
+                down[each.ranks],
+                torch.mul(d_up.t().to(each.b.dtype), each.scaling, out=torch.empty_like(each.b)),
+            ]
         return self.gradients(dy, x, found)
 
     def learned(self, z: Tensor) -> tuple[Learned | None, list[Tensor]]:

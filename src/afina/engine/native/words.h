@@ -34,7 +34,7 @@ static void cap_scores(float *scores, long count, float scale, float softcap) {
 }
 
 /* A token's scores with some words become weights against its highest score so far (in bfloat16, and times how much the capped move
- * with the uncapped); what `sums` (width) holds is brought down to a new highest. Scores times `by` are exponents of 2. */
+ * with the uncapped; none for the target, whose gradient is a small difference of near numbers that rounding would lose); what `sums` (width) holds is brought down to a new highest. Scores times `by` are exponents of 2. */
 static void meet(const float *scores, long count, long target, float by, float softcap, met *m, uint16_t *weights, float *sums, long width) {
     __m512 high = _mm512_set1_ps(m->most), sum = _mm512_setzero_ps();
     const __m512 exponent = _mm512_set1_ps(by), cap = _mm512_set1_ps(softcap ? 1.0f / (softcap * LOG2_E) : 0.0f), one = _mm512_set1_ps(1.0f);
@@ -45,7 +45,6 @@ static void meet(const float *scores, long count, long target, float by, float s
         for (long i = 0; i < width && sums; i++) sums[i] *= down;
     }
     m->most = most;
-    if (target >= 0 && target < count) m->wanted = scores[target] * by;
     high = _mm512_set1_ps(most);
     for (long i = 0; i < count; i += UNIT) {
         __m512 score = _mm512_load_ps(scores + i), power = power_16(_mm512_fmsub_ps(score, exponent, high));
@@ -55,6 +54,7 @@ static void meet(const float *scores, long count, long target, float by, float s
         write_16(weights + i, _mm512_mul_ps(power, _mm512_fnmadd_ps(tanh, tanh, one)));
     }
     m->sum += _mm512_reduce_add_ps(sum);
+    if (target >= 0 && target < count) m->wanted = scores[target] * by, weights[target] = 0;
 }
 
 /* losses (rows) = log Σ e^score - score of the target, for scores = cap(scale · hidden · weightᵀ) of hidden (rows, width) and weight
@@ -96,11 +96,12 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
             const met m = all[row];
             losses[row] = logf(m.sum) + (m.most - m.wanted) * LOG_2;
             if (!d_hidden) continue;
-            float capped = softcap ? m.wanted / (softcap * LOG2_E) : 0.0f, by = scale / m.sum, less = scale * (1.0f - capped * capped);
+            float capped = softcap ? m.wanted / (softcap * LOG2_E) : 0.0f, by = scale / m.sum;
+            float of_target = scale * (1.0f - capped * capped) * (exp2f(m.wanted - m.most) / m.sum - 1.0f);
             const uint16_t *own = weight + targets[row] * width;
             float *to = d_hidden + row * width;
 #pragma omp simd
-            for (long i = 0; i < width; i++) to[i] = to[i] * by - less * widen(own[i]);
+            for (long i = 0; i < width; i++) to[i] = to[i] * by + of_target * widen(own[i]);
         }
     }
     free(panels);
