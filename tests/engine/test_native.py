@@ -87,15 +87,15 @@ def units(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setattr(native, "has_units", lambda: False)
 
 
-def check(ours: Any, twins: Any, dtype: torch.dtype) -> None:
+def check(ours: Any, twins: Any, dtype: torch.dtype, times: float = 1.0) -> None:
     if isinstance(ours, tuple):
         for one, other in zip(ours, twins, strict=True):
-            check(one, other, dtype)
+            check(one, other, dtype, times)
         return
     assert (ours is None) == (twins is None)
     if ours is not None:
         assert ours.shape == twins.shape
-        assert torch.linalg.vector_norm(ours.double() - twins.double()) <= CLOSE[dtype] * (
+        assert torch.linalg.vector_norm(ours.double() - twins.double()) <= times * CLOSE[dtype] * (
             1e-3 + torch.linalg.vector_norm(twins.double())
         )
 
@@ -171,8 +171,6 @@ def test_losses_of_a_frozen_head(
     hidden, weight = numbers(tokens, width, dtype=dtype), numbers(words, width, dtype=dtype)
     weight *= torch.linspace(0.1, 2.0, words)[:, None].to(dtype)  # the highest score comes late and moves often
     targets, often = torch.randint(0, words, (tokens,)), torch.rand(tokens)
-    if learned and dtype == torch.bfloat16 and not native.has_units():
-        pytest.skip("scores that are themselves rounded to bfloat16 tell no such difference")
     if (
         learned
     ):  # long rows of the targets' own, so that nearly all weight is theirs and the gradient a small difference
@@ -187,7 +185,10 @@ def test_losses_of_a_frozen_head(
     wanted = torch.nn.functional.cross_entropy(scores, targets, reduction="none") @ often.double()
     wanted.backward()  # type: ignore[no-untyped-call]
     near = torch.bfloat16 if learned else dtype  # of near numbers, a difference has fewer digits
-    check((loss.detach(), given.grad), (wanted.detach(), exact.grad), near)
+    rounded = (
+        learned and dtype == torch.bfloat16 and not native.has_units()
+    )  # the scores too, which shows in such differences
+    check((loss.detach(), given.grad), (wanted.detach(), exact.grad), near, times=3.0 if rounded else 1.0)
     with torch.no_grad():
         assert cross_entropy(hidden, weight, None, targets, 0.5, softcap, often) == loss
 

@@ -1,4 +1,5 @@
-"""Half a layer in one call (`halves.h`), and a product with weights and LoRA's share of it (`large.h`), on matrix units.
+"""Half a layer in one call (`halves.h`), a product with weights and LoRA's share of it (`large.h`, `learned.h`), and the gradient of a
+weight (`weights.h`), on matrix units.
 
 The structures here are those of the C sources, field by field. Everything is bfloat16 unless it says otherwise. Knows nothing of layers.
 """
