@@ -123,8 +123,7 @@ def point(settings: dict[str, Any]) -> dict[str, Any]:
             loss = sum(network.backward(row, 1.0 / learned) for row in ways[way](step, memory.MOST_TOKENS["cpu"]))
             seconds[way].append(time.perf_counter() - begin)
             losses[way].append(loss / learned)
-        optimizer.step()
-        trained.write_back()
+        optim.step(optimizer, trained)
         network.weights_changed()
     whole = sum(tokens[1:])
     ratios = [one / other for one, other in zip(seconds["off"][1:], seconds["on"][1:], strict=True)]

@@ -105,8 +105,7 @@ def point(settings: dict[str, Any]) -> None:
         begin = time.perf_counter()
         for row in rows_of(items, max(length, memory.MOST_TOKENS["cpu"])):
             network.backward(row, 1.0 / tokens)
-        optimizer.step()
-        trained.write_back()
+        optim.step(optimizer, trained)
         network.weights_changed()
         trained.clear()
         seconds.append(time.perf_counter() - begin)

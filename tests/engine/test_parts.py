@@ -23,7 +23,7 @@ from afina.engine.watch import Watch
 
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (1.0, 5.0), (0.25, None), (2.0, 3.0)])
 def test_loss_in_chunks_is_the_loss(monkeypatch: pytest.MonkeyPatch, scale: float, softcap: float | None) -> None:
-    monkeypatch.setattr("afina.engine.loss.SCORES_AT_ONCE", 50 * 33)
+    monkeypatch.setattr("afina.engine.loss.SCORES_AT_ONCE", 4 * 50 * 33)
     torch.manual_seed(0)
     hidden, weight, bias = torch.randn(100, 8), torch.randn(50, 8), torch.randn(50)
     targets = torch.randint(0, 50, (100,))
@@ -127,7 +127,7 @@ def test_optimizers_find_the_bottom(name: str) -> None:
     for _ in range(200):
         loss = ((weights[0] + weights[1] - goal) ** 2).mean()
         loss.backward()
-        optimizer.step()
+        optim.step(optimizer, trained)
         trained.clear()
     assert loss.item() < 0.02
 
@@ -141,19 +141,57 @@ def test_small_updates_are_not_lost_to_rounding() -> None:
     for _ in range(20):
         (-weight.float().sum()).backward()
         assert weight.grad is None
-        optimizer.step()
-        trained.write_back()
+        optim.step(optimizer, trained)
         trained.clear()
     assert trained.named()["w"][0, 0].item() == pytest.approx(1.02, rel=1e-4)
     assert weight[0, 0].item() == pytest.approx(1.02, rel=4e-3)
 
 
-def test_clipping() -> None:
-    gradients = [torch.full((3,), 3.0), torch.full((4,), -2.0)]
-    norm = math.sqrt(27 + 16)
-    assert optim.clip(gradients, 0.0) == pytest.approx(norm)
-    assert optim.clip(gradients, 1.0) == pytest.approx(norm)
-    assert optim.clip(gradients, 1.0) == pytest.approx(1.0)
+@pytest.mark.parametrize("kernels", [True, False])
+def test_clipping(kernels: bool) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(4, dtype=torch.bfloat16))]
+    trained = optim.Trained([("a", weights[0]), ("b", weights[1])])
+    trained.by_kernels = trained.by_kernels and kernels
+    optimizer = optim.build("sgd", trained, 1.0, 0.0)
+    assert optim.norm(trained) == 0.0
+    (3 * weights[0].sum() - 2 * weights[1].float().sum()).backward()
+    norm = optim.norm(trained)
+    assert norm == pytest.approx(math.sqrt(27 + 16))
+    assert optim.clipped(norm, 0.0) == optim.clipped(norm, 7.0) == optim.clipped(math.inf, 1.0) == 1.0
+    optim.step(optimizer, trained, optim.clipped(norm, 1.0))
+    changes = torch.cat([master.detach() for master in trained.masters])
+    assert changes.norm().item() == pytest.approx(1.0)
+    assert changes[0].item() == pytest.approx(-3 / norm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_makes_the_steps_of_pytorch(dtype: torch.dtype) -> None:
+    """AdamW with decay and clipping over sizes that are no whole registers or pieces, and a weight that has no gradient at times."""
+    found = []
+    for own in (True, False):
+        torch.manual_seed(0)
+        weights = [torch.nn.Parameter(torch.randn(*shape).to(dtype)) for shape in [(70001,), (300, 257), (1, 1), (5,)]]
+        trained = optim.Trained([(str(index), weight) for index, weight in enumerate(weights)])
+        optimizer = optim.build("adamw", trained, 0.01, 0.1)
+        optim.rehearse(optimizer, trained)
+        for count in range(6):
+            for weight in weights[: 3 + count % 2]:
+                (weight.float() * torch.randn(weight.shape)).sum().backward()
+            if own:
+                norm = optim.norm(trained)
+                optim.step(optimizer, trained, optim.clipped(norm, 1.0))
+            else:
+                norm = float(torch.nn.utils.clip_grad_norm_(trained.masters, 1.0))
+                optimizer.step()
+                trained.write_back()
+            trained.clear()
+        found.append((norm, [state["step"].item() for state in optimizer.state.values()], trained.masters, weights))
+    (norm, steps, masters, own_weights), (norm_2, steps_2, masters_2, _) = found
+    assert norm == pytest.approx(norm_2, rel=1e-5)
+    assert steps == steps_2 == [6.0, 6.0, 6.0, 3.0]
+    for one, other in zip(masters, masters_2, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-6)
+    assert all(torch.equal(weight, master.to(dtype)) for weight, master in zip(own_weights, masters, strict=True))
 
 
 def codes(advice: list[events.Advice]) -> list[str]:
@@ -234,7 +272,7 @@ def test_a_rehearsed_optimizer_makes_the_same_steps(name: str) -> None:
             assert not trained.gradients()
         for _ in range(5):
             (weights[0] + weights[1]).square().mean().backward()
-            optimizer.step()
+            optim.step(optimizer, trained)
             trained.clear()
             kept = {id(tensor) for state in optimizer.state.values() for tensor in state.values()}
         if rehearsed:

@@ -217,10 +217,14 @@ def test_a_loss_that_is_no_number_stops_the_run(
 
 def overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on every gradient is infinite."""
-    own = optim.clip
-    monkeypatch.setattr(
-        optim, "clip", lambda gradients, most: own([gradient.fill_(float("inf")) for gradient in gradients], most)
-    )
+    own = optim.norm
+
+    def norm(trained: optim.Trained) -> float:
+        for gradient in trained.gradients():
+            gradient.fill_(float("inf"))
+        return own(trained)
+
+    monkeypatch.setattr(optim, "norm", norm)
 
 
 def test_keep_and_best(tiny_model: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class Run:
         items = [ready.train[index] for index in ready.order.step(self.step)]
         learned = sum(item.learned for item in items)
         loss = yield from self._gradients(items, learned)
-        norm = optim.clip(ready.trained.gradients(), self.spec.max_grad_norm)
+        norm = optim.norm(ready.trained)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             yield from self._written(wait=True)
             raise AfinaError(_not_finite(self.step + 1, loss), "failed")
@@ -153,8 +153,7 @@ class Run:
         )
         for group in ready.optimizer.param_groups:
             group["lr"] = rate
-        ready.optimizer.step()
-        ready.trained.write_back()
+        optim.step(ready.optimizer, ready.trained, optim.clipped(norm, self.spec.max_grad_norm))
         ready.network.weights_changed()
         ready.trained.clear()
         devices.synchronize(ready.device)

@@ -18,8 +18,8 @@ from afina.engine import native
 from afina.engine.products import over_all_tokens
 from afina.engine.shapes import ROUNDED_TO, multiple
 
-SCORES_AT_ONCE = 24_000_000
-"""Scores held at a time (96 MB in float32), which sets how many tokens a chunk has."""
+SCORES_AT_ONCE = 96_000_000
+"""Bytes of scores held at a time, which sets how many tokens a chunk has."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -47,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = max(1, SCORES_AT_ONCE // weight.shape[0] // ROUNDED_TO) * ROUNDED_TO
+        size = max(1, SCORES_AT_ONCE // (weight.shape[0] * weight.element_size()) // ROUNDED_TO) * ROUNDED_TO
         for start in range(0, hidden.shape[0], size):
             h, t = hidden[start : start + size], targets[start : start + size]
             count = h.shape[0]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from afina.engine import device as devices
+from afina.engine import native
+from afina.engine.native import adamw
 
 
 def rate_at(step: int, total: int, warmup: int, schedule: str) -> float:
@@ -75,7 +77,7 @@ class Trained:
     """What is trained: float32 tensors that the optimizer changes, in fixed order.
 
     Where the model's own weights are coarser (bfloat16), each has a float32 master here: gradients of all rows add up in
-    float32 and small updates are not lost to rounding; after a step the weights are written back.
+    float32 and small updates are not lost to rounding; after a step the weights are written back. by_kernels: whether kernels take them.
     """
 
     def __init__(self, named: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
@@ -86,6 +88,8 @@ class Trained:
         for weight, master in zip(self.weights, self.masters, strict=True):
             if master is not weight:
                 weight.register_post_accumulate_grad_hook(_hand_over_to(master))  # type: ignore[no-untyped-call]
+        coarser = [weight for weight, master in self.pairs() if weight is not master]
+        self.by_kernels = all(native.serves(each) for each in (*self.masters, *coarser))
 
     def count(self) -> int:
         """How many numbers are trained."""
@@ -94,6 +98,10 @@ class Trained:
     def gradients(self) -> list[Tensor]:
         """The gradients there are."""
         return [master.grad for master in self.masters if master.grad is not None]
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each of the model's weights with its master."""
+        return list(zip(self.weights, self.masters, strict=True))
 
     def clear(self) -> None:
         """Forget the gradients."""
@@ -173,12 +181,57 @@ def rehearse(optimizer: torch.optim.Optimizer, trained: Trained) -> None:
 
 
 @torch.no_grad()
-def clip(gradients: list[Tensor], most: float) -> float:
-    """Scale all gradients down together so that their common norm is at most `most` (0: never); returns the norm before."""
-    if not gradients:
-        return 0.0
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(gradient) for gradient in gradients]))
-    value = float(norm)
-    if most > 0 and math.isfinite(value) and value > most:
-        torch._foreach_mul_(gradients, most / value)
-    return value
+def norm(trained: Trained) -> float:
+    """The common norm of all gradients there are."""
+    gradients = trained.gradients()
+    if gradients and trained.by_kernels and _whole(gradients):
+        return adamw.norm(gradients)
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+
+
+def clipped(norm: float, most: float) -> float:
+    """By how much gradients of that common norm must be multiplied for one of at most `most` (0: never)."""
+    return most / norm if most > 0 and math.isfinite(norm) and norm > most else 1.0
+
+
+@torch.no_grad()
+def step(optimizer: torch.optim.Optimizer, trained: Trained, by: float = 1.0) -> None:
+    """A step of the optimizer by `by` times the gradients there are, which may be changed by it; then the model's weights follow."""
+    gradients = trained.gradients()
+    if isinstance(optimizer, torch.optim.AdamW) and trained.by_kernels and _whole(gradients):
+        _step_by_kernel(optimizer, trained, by)
+        return
+    if by != 1.0:
+        torch._foreach_mul_(gradients, by)
+    optimizer.step()
+    trained.write_back()
+
+
+def _step_by_kernel(optimizer: torch.optim.AdamW, trained: Trained, by: float) -> None:
+    rounded = {master: None if weight is master else weight for weight, master in trained.pairs()}
+    for group in optimizer.param_groups:
+        (beta_1, beta_2), rate = group["betas"], group["lr"]
+        masters = [master for master in group["params"] if master.grad is not None]
+        if not masters:
+            continue
+        states = [optimizer.state[master] or _begin(optimizer, master) for master in masters]
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1.0)
+        works = []
+        for master, state, count in zip(masters, states, torch.stack(steps).tolist(), strict=True):
+            rates = (1.0 - rate * group["weight_decay"], rate / (1.0 - beta_1**count), (1.0 - beta_2**count) ** -0.5)
+            tensors = (master.grad, master, state["exp_avg"], state["exp_avg_sq"], rounded[master])
+            works.append(adamw.Moved.of(tensors, rates))
+        adamw.step(works, by, (beta_1, beta_2), group["eps"])
+
+
+def _begin(optimizer: torch.optim.AdamW, master: Tensor) -> dict[str, Tensor]:
+    """The state as PyTorch's own first step makes it."""
+    moments = {name: torch.zeros_like(master) for name in ("exp_avg", "exp_avg_sq")}
+    optimizer.state[master] = {"step": torch.zeros((), dtype=torch.float32), **moments}
+    return optimizer.state[master]  # type: ignore[no-any-return]
+
+
+def _whole(gradients: list[Tensor]) -> bool:
+    return all(gradient.is_contiguous() for gradient in gradients)

@@ -7,6 +7,7 @@ operators stands beside the call, in `elementwise.py`, `segments.py` and `loss.p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -128,7 +129,7 @@ def attend(
         qkv,
         out,
         sums,
-        _starts(lengths),
+        _starts(*lengths),
         len(lengths),
         queries,
         keys,
@@ -145,7 +146,7 @@ def attend_backward(
 ) -> Tensor:  # fmt: skip
     """The gradient of `qkv`."""
     d_qkv = torch.empty_like(qkv)
-    starts = _starts(lengths)
+    starts = _starts(*lengths)
     shape = (queries, keys, size)
     _call(
         _way("attend_backward", qkv, size),
@@ -229,7 +230,9 @@ def loss_of_words(
     return losses[:rows], None if d_hidden is None else d_hidden[:rows]
 
 
-def _starts(lengths: Sequence[int]) -> Tensor:
+@lru_cache(maxsize=8)
+def _starts(*lengths: int) -> Tensor:
+    """Where examples begin and the last one ends; the same for all layers, so made once."""
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 

@@ -27,6 +27,7 @@ SOURCES = (
     "kernels.c",
     "rows.h",
     "tiles.h",
+    "adamw.h",
     "vectors.h",
     "speak.h",
     "units.h",

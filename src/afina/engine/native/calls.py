@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Value", "address", "call"]
 
-Value = Tensor | ctypes.Structure | float | int | None
+Value = Tensor | ctypes.Structure | ctypes.Array[Any] | ctypes.c_double | float | int | None
 
 
 def call(library: Any, name: str, *values: Value) -> None:
@@ -25,7 +25,7 @@ def address(tensor: Tensor | None) -> int | None:
 
 def _argument(value: Value) -> object:
     match value:
-        case ctypes.Structure():
+        case ctypes.Structure() | ctypes.Array() | ctypes.c_double():
             return ctypes.byref(value)
         case bool():
             return ctypes.c_int(value)

@@ -185,6 +185,7 @@ static void pull(float *weights, float *change, long begin, long end, float scal
 /* Numbers in a register: heads must have a multiple of that. */
 long lanes_of(void) { return LANES; }
 
+#include "adamw.h"
 #include "vectors.h"
 #include "units.h"
 #include "large.h"
