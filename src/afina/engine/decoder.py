@@ -264,8 +264,8 @@ class FeedForward:
             dx, others = at_once.feed_forward_backward(*given, others=more)
             of_norm = self.norm.backward_scale(others.d_h, x, inverse) if others else []
             h, _, inner, d_gate_up = others or (None,) * 4
-            of_up = self.gate_up.gradients(d_gate_up, h, found_up, blocked=(True, False))
-            return dx, [*of_norm, *of_up, *self.down.gradients(dy, inner, found_down, blocked=(False, True))]
+            of_up = self.gate_up.gradients(d_gate_up, h, found_up, woven=(True, False))
+            return dx, [*of_norm, *of_up, *self.down.gradients(dy, inner, found_down, woven=(False, True))]
         d_result, of_post = _post_backward(dy, after, self.post)
         # the product's input comes out of the gate's backward, so the two halves of its gradient are taken apart
         d_inner, dz = self.down.backward_input(d_result)

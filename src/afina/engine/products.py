@@ -72,12 +72,12 @@ def over_tokens(z: Tensor, x: Tensor) -> Tensor:
 
 
 def over_all_tokens(
-    dy: Tensor, x: Tensor, blocked: tuple[bool, bool] = (False, False), onto: Tensor | None = None
+    dy: Tensor, x: Tensor, woven: tuple[bool, bool] = (False, False), onto: Tensor | None = None
 ) -> Tensor:
-    """The gradient of a weight (outputs, inputs), dyᵀ · x: dy (T, outputs), x (T, inputs), where `blocked` as `halves` leaves it; added to
+    """The gradient of a weight (outputs, inputs), dyᵀ · x: dy (T, outputs), x (T, inputs), where `woven` as `halves` leaves it; added to
     `onto` where given."""
-    if any(blocked) or (on_units(dy) and on_units(x)):
-        return halves.weight_gradient(dy, x, blocked, onto)
+    if any(woven) or (on_units(dy) and on_units(x)):
+        return halves.weight_gradient(dy, x, woven, onto)
     if onto is None:
         return dy.t() @ x
     return onto.addmm_(dy.t(), x) if onto.dtype == dy.dtype else onto.add_(dy.t() @ x)

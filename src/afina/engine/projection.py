@@ -141,20 +141,20 @@ class Projection:
         dy: Tensor | None,
         x: Tensor | None,
         found: Sequence[Tensor] = (),
-        blocked: tuple[bool, bool] = (False, False),
+        woven: tuple[bool, bool] = (False, False),
     ) -> list[Tensor]:
-        """Those of `parameters`, where `found` are those of A and B of each adapter; dy and x (blocked: which of them lie in blocks) are
+        """Those of `parameters`, where `found` are those of A and B of each adapter; dy and x (woven: which of them lie in woven blocks) are
         asked for only where `trains_itself`."""
         own = [factor for each in self._adapters for factor in (each.a, each.b)]
-        grads = self._of_base(dy, x, blocked) if dy is not None and x is not None else []
+        grads = self._of_base(dy, x, woven) if dy is not None and x is not None else []
         return grads + [grad.to(factor.dtype) for grad, factor in zip(found, own, strict=True)]
 
-    def _of_base(self, dy: Tensor, x: Tensor, blocked: tuple[bool, bool]) -> list[Tensor]:
+    def _of_base(self, dy: Tensor, x: Tensor, woven: tuple[bool, bool]) -> list[Tensor]:
         grads: list[Tensor] = []
         if any(self._trains_base):
-            grads += self._cut(over_all_tokens(dy, x, blocked), self._trains_base)
+            grads += self._cut(over_all_tokens(dy, x, woven), self._trains_base)
         if any(self._biases):
-            grads += self._cut((halves.in_rows(dy) if blocked[0] else dy).sum(dim=0), self._biases)
+            grads += self._cut((halves.in_rows(dy) if woven[0] else dy).sum(dim=0), self._biases)
         return grads
 
     def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:

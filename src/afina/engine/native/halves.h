@@ -48,7 +48,7 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
 }
 
 /* For what else is trained than LoRA's matrices: what went into a half's products, and gradients of what came out; rows a token, of
- * feed-forwards between and d_gate_up blocked. 0 where not wanted. */
+ * feed-forwards between and d_gate_up in blocks, each woven. 0 where not wanted. */
 typedef struct {
     uint16_t *h, *d_h, *between, *d_gate_up;
 } wanted;
@@ -123,9 +123,9 @@ static inline __attribute__((always_inline)) gate_back gate_back_16(const uint16
     return (gate_back){_mm512_mul_ps(active, u), _mm512_mul_ps(_mm512_mul_ps(by, u), slope), _mm512_mul_ps(active, by)};
 }
 
-/* Of a block of 32 tokens: gradients of gates and ups, and woven, these and between; between itself where wanted. */
+/* Of a block of 32 tokens: gradients of gates and ups, and woven, these and between. */
 static inline __attribute__((always_inline)) void gate_back_block(const uint16_t *d, const uint16_t *gate, const uint16_t *up, uint16_t *d_gate,
-                                                                  uint16_t *d_up, uint16_t *const woven[3], uint16_t *between, const int gelu) {
+                                                                  uint16_t *d_up, uint16_t *const woven[3], const int gelu) {
     for (long row = 0; row < BLOCK_OF * BLOCK_OF; row += 2 * BLOCK_OF)
         for (long half = 0; half < BLOCK_OF; half += UNIT) {
             long i = row + half, j = i + BLOCK_OF, pairs = row + 2 * half;
@@ -137,9 +137,6 @@ static inline __attribute__((always_inline)) void gate_back_block(const uint16_t
             _mm512_store_si512(woven[0] + pairs, woven_16(one.d_gate, two.d_gate));
             _mm512_store_si512(woven[1] + pairs, woven_16(one.d_up, two.d_up));
             _mm512_store_si512(woven[2] + pairs, woven_16(one.between, two.between));
-            if (!between) continue;
-            write_16(between + i, one.between);
-            write_16(between + j, two.between);
         }
 }
 
@@ -206,8 +203,8 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
         const learning l_last = learning_at(last, of_last, memory, shares, stretches);
         const learning l_first = learning_at(first, of_first, memory + learning_last, shares + sums_to_learn(last, stretches), stretches);
         uint16_t *dz_last = memory + learning_both, *dz = dz_last + ROWS_AT_ONCE * last->rank, *some_h = dz + ROWS_AT_ONCE * first->rank;
-        uint16_t *some_d_h = some_h + ROWS_AT_ONCE * width, *some_d = some_d_h + ROWS_AT_ONCE * width;
-        float *all_sums = (float *)(some_d + ROWS_AT_ONCE * 2 * inner);
+        uint16_t *some_d_h = some_h + ROWS_AT_ONCE * width, *d_gate_up = some_d_h + ROWS_AT_ONCE * width;
+        float *all_sums = (float *)(d_gate_up + ROWS_AT_ONCE * 2 * inner);
         lay_panels(last, panels_last);
         lay_panels(first, panels);
         take_share(stretches, 1, &begin, &end);
@@ -215,7 +212,6 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             const uint16_t *d = dy + at * width;
             uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
-            uint16_t *d_gate_up = w ? w->d_gate_up + at * 2 * inner : some_d;
             take_to_rank(d, 0, rows, last, dz_last);
             learn_from(&l_last, of_last ? of_last->z + at * last->rank : 0, dz_last, rows);
             learn_from(&l_first, of_first ? of_first->z + at * first->rank : 0, 0, rows);
@@ -227,12 +223,16 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
                     for (long part = 0; part < rows; part += BLOCK_OF) {
                         const uint16_t *by = change + part * BLOCK_OF, *gate = gate_up + place_of(at + part, column, 2 * inner, 1);
                         uint16_t *d_gate = d_gate_up + place_of(part, column, 2 * inner, 1);
-                        uint16_t *between = w ? w->between + place_of(at + part, column, inner, 1) : 0;
                         uint16_t *const pairs[3] = {woven[0] + part * BLOCK_OF, woven[1] + part * BLOCK_OF, woven[2] + part * BLOCK_OF};
                         if (gelu)
-                            gate_back_block(by, gate, gate + far, d_gate, d_gate + far, pairs, between, 1);
+                            gate_back_block(by, gate, gate + far, d_gate, d_gate + far, pairs, 1);
                         else
-                            gate_back_block(by, gate, gate + far, d_gate, d_gate + far, pairs, between, 0);
+                            gate_back_block(by, gate, gate + far, d_gate, d_gate + far, pairs, 0);
+                        if (!w) continue;
+                        uint16_t *to = w->d_gate_up + place_of(at + part, column, 2 * inner, 1);
+                        put_away(pairs[0], to, BLOCK_OF * BLOCK_OF);
+                        put_away(pairs[1], to + far, BLOCK_OF * BLOCK_OF);
+                        put_away(pairs[2], w->between + place_of(at + part, column, inner, 1), BLOCK_OF * BLOCK_OF);
                     }
                     learn_up(&l_first, woven[0], rows, column, stretch);
                     learn_up(&l_first, woven[1], rows, inner + column, stretch);
@@ -250,6 +250,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
             learn_all_down(&l_first, h, rows, stretch);
         }
         _tile_release();
+        _mm_sfence();
         end_learning(&l_last, stretches);
         end_learning(&l_first, stretches);
     }

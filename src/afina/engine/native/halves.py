@@ -58,17 +58,13 @@ class _Norm(ctypes.Structure):
     _fields_ = (("scale", ctypes.c_void_p), ("inverse", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
-class _Tokens(ctypes.Structure):
-    _fields_ = (("numbers", ctypes.c_void_p), ("width", ctypes.c_int64), ("blocked", ctypes.c_int64))
-
-
 class _Wanted(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("h", "d_h", "between", "d_gate_up"))
 
 
 class Others(NamedTuple):
     """What the gradients of other parameters are made of: what came out of the norm, and its gradient; of a feed-forward also
-    act(gate) · up and the gradients of gates and ups, both in blocks."""
+    act(gate) · up and the gradients of gates and ups, both in blocks, each woven."""
 
     h: Tensor
     d_h: Tensor
@@ -166,25 +162,24 @@ def feed_forward_backward(
 
 
 def weight_gradient(
-    dy: Tensor, x: Tensor, blocked: tuple[bool, bool] = (False, False), onto: Tensor | None = None
+    dy: Tensor, x: Tensor, woven: tuple[bool, bool] = (False, False), onto: Tensor | None = None
 ) -> Tensor:
-    """dyᵀ · x (outputs, inputs) of dy (T, outputs) and x (T, inputs); blocked: which of them lie in blocks; onto: float32, to which it is
-    added."""
-    given = [_Tokens(each.data_ptr(), each.shape[1], by_block) for each, by_block in zip((dy, x), blocked, strict=True)]
+    """dyᵀ · x (outputs, inputs) of dy (T, outputs) and x (T, inputs); woven: which of them (not both) comes as `Others` has it; onto:
+    float32, to which it is added."""
     whole = x.new_empty(dy.shape[1], x.shape[1]) if onto is None else onto
+    turned = woven[0] or (not woven[1] and x.shape[1] < dy.shape[1])
+    narrow, wide = (x, dy) if turned else (dy, x)
     places = (whole, None) if onto is None else (None, whole)
-    call(library(), "weight_gradient", *given, *places, x.shape[0])
+    widths = narrow.shape[1], wide.shape[1]
+    call(library(), "weight_gradient", narrow, widths[0], wide, widths[1], any(woven), turned, *places, x.shape[0])
     return whole
 
 
-def in_rows(blocked: Tensor) -> Tensor:
-    """What lies in blocks of 32 tokens and numbers (T, width), in rows."""
-    tokens, width = blocked.shape
-    return (
-        blocked.view(tokens // UNITS_TAKE, width // UNITS_TAKE, UNITS_TAKE, UNITS_TAKE)
-        .transpose(1, 2)
-        .reshape(tokens, width)
-    )
+def in_rows(woven: Tensor) -> Tensor:
+    """What lies in woven blocks of 32 tokens and numbers (T, width), in rows."""
+    tokens, width = woven.shape
+    blocks = woven.view(tokens // UNITS_TAKE, width // UNITS_TAKE, UNITS_TAKE // 2, UNITS_TAKE, 2)
+    return blocks.permute(0, 2, 4, 1, 3).reshape(tokens, width)
 
 
 def _wanted(others: Others | None) -> _Wanted | None:

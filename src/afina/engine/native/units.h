@@ -72,6 +72,23 @@ static inline __attribute__((always_inline)) void add_to_block(const uint16_t *a
     }
 }
 
+/* The same of blocks that lie one after the other: those of a, of 32 rows and columns, and those of b, woven, `apart` from each other.
+ * Meanwhile two lines of each that lie `ahead` of b's come near. */
+static inline void add_blocks(const uint16_t *a, const uint16_t *b, long apart, long depth, long ahead) {
+    for (long step = 0; step < depth; step += BLOCK_OF, a += BLOCK_OF * BLOCK_OF, b += apart) {
+        _mm_prefetch(b + ahead, _MM_HINT_T1);
+        _mm_prefetch(b + ahead + BLOCK_OF, _MM_HINT_T1);
+        _tile_stream_loadd(4, a, 2 * BLOCK_OF);
+        _tile_loadd(6, b, 4 * BLOCK_OF);
+        _tile_loadd(7, b + BLOCK_OF, 4 * BLOCK_OF);
+        _tile_stream_loadd(5, a + UNIT * BLOCK_OF, 2 * BLOCK_OF);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+}
+
 static inline void end_block(float *c, long c_down) {
     _tile_stored(0, c, c_down * 4);
     _tile_stored(1, c + UNIT, c_down * 4);

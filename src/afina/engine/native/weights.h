@@ -1,82 +1,88 @@
 /* Gradients of a layer's weights on matrix units: dyᵀ · x over all tokens. Included by kernels.c once, after large.h.
  *
- * x is woven once for all threads; each thread has rows of the gradient of its own, for which dy is turned, and their sums with some of the
- * columns stay in the second-level cache while it goes through the tokens. */
+ * The narrower of the two is turned once for all threads. Each thread has columns of the other of its own, which are woven unless they
+ * come so; sums of some rows and columns stay in the second-level cache while it goes through the tokens. */
 
 #if UNITS
-enum { OUTPUTS_AT_ONCE = 256, INPUTS_AT_ONCE = 576, TOKENS_TOGETHER = 256 };
+enum { COLUMNS_AT_ONCE = 256, NARROW_AT_ONCE = 576, TOKENS_TOGETHER = 256 };
 
-/* (tokens, width), which may be blocked. */
-typedef struct {
-    const uint16_t *numbers;
-    int64_t width, blocked;
-} of_tokens;
-
-/* 32 tokens and columns become columns and tokens, those `down` apart. */
-static void turn_block(const of_tokens *from, long token, long column, uint16_t *to, long down) {
-    long distance = from->blocked ? BLOCK_OF : from->width;
-    const uint16_t *block = from->numbers + place_of(token, column, from->width, (int)from->blocked);
+/* 32 tokens and columns, tokens `distance` apart, become columns and tokens. */
+static void turn_block(const uint16_t *from, long distance, uint16_t *to) {
     uint16_t pairs[BLOCK_OF * BLOCK_OF] __attribute__((aligned(64)));
-    weave(block, distance, BLOCK_OF, BLOCK_OF, pairs);
-    for (long half = 0; half < BLOCK_OF; half += UNIT) turn_pairs_16(pairs + 2 * half, 2 * BLOCK_OF, to + half * down, down);
+    weave(from, distance, BLOCK_OF, BLOCK_OF, pairs);
+    for (long half = 0; half < BLOCK_OF; half += UNIT) turn_pairs_16(pairs + 2 * half, 2 * BLOCK_OF, to + half * BLOCK_OF, BLOCK_OF);
 }
 
-/* Sums of some outputs go into `to`, or are added to `wide`. */
-static void put_sums(const float *sums, long outputs, long inputs, uint16_t *to, float *wide, long distance) {
-    for (long row = 0; row < outputs; row++, sums += INPUTS_AT_ONCE)
-        for (long i = row * distance, own = 0; own < inputs; i += BLOCK_OF, own += BLOCK_OF) {
-            __m512 left = _mm512_load_ps(sums + own), right = _mm512_load_ps(sums + own + UNIT);
-            if (to) {
-                write_32(to + i, left, right);
-                continue;
-            }
-            _mm512_storeu_ps(wide + i, _mm512_add_ps(_mm512_loadu_ps(wide + i), left));
-            _mm512_storeu_ps(wide + i + UNIT, _mm512_add_ps(_mm512_loadu_ps(wide + i + UNIT), right));
+/* 32 numbers of a row go into `to`, or are added to `onto`. */
+static inline void put_32(__m512 left, __m512 right, uint16_t *to, float *onto, long at) {
+    if (to) {
+        write_32(to + at, left, right);
+        return;
+    }
+    _mm512_storeu_ps(onto + at, _mm512_add_ps(_mm512_loadu_ps(onto + at), left));
+    _mm512_storeu_ps(onto + at + UNIT, _mm512_add_ps(_mm512_loadu_ps(onto + at + UNIT), right));
+}
+
+/* 32 rows and columns of sums into those of the result from `row` and `column` on, which has `width` columns; or `turned`, where rows and
+ * columns change places. */
+static void put_block(const float *sums, long row, long column, long width, int turned, uint16_t *to, float *onto) {
+    for (long half = 0; half < BLOCK_OF; half += UNIT) {
+        __m512 left[UNIT], right[UNIT];
+        for (long j = 0; j < UNIT; j++) {
+            left[j] = _mm512_load_ps(sums + (turned ? j * BLOCK_OF + half : (half + j) * BLOCK_OF));
+            right[j] = _mm512_load_ps(sums + (turned ? (UNIT + j) * BLOCK_OF + half : (half + j) * BLOCK_OF + UNIT));
         }
+        if (turned) turn_16(left), turn_16(right);
+        for (long j = 0; j < UNIT; j++) put_32(left[j], right[j], to, onto, turned ? (column + half + j) * width + row : (row + half + j) * width + column);
+    }
 }
 
-/* The gradient (width of dy, width of x) into `to`, or added to `wide`. */
-int weight_gradient(const of_tokens *dy, const of_tokens *x, uint16_t *to, float *wide, long tokens) {
-    long threads = omp_get_max_threads(), apart = tokens + BLOCK_OF, inputs = x->width;
-    uint16_t *woven = claim_halves(tokens * inputs + threads * OUTPUTS_AT_ONCE * apart);
-    float *all_sums = claim(threads * OUTPUTS_AT_ONCE * INPUTS_AT_ONCE * 4);
-    int failed = !woven || !all_sums;
+/* narrowᵀ · wide (rows, all_columns) for narrow (tokens, rows) and wide (tokens, all_columns), or where `turned` its transpose: into `to`,
+ * or added to `onto`. woven: wide lies in blocks of 32 tokens and columns, each woven. */
+int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, long all_columns, int woven, int turned, uint16_t *to, float *onto,
+                    long tokens) {
+    const long threads = omp_get_max_threads(), own = COLUMNS_AT_ONCE * tokens, width = turned ? rows : all_columns;
+    uint16_t *blocks = claim_halves(tokens * rows + (woven ? 0 : threads * own));
+    float *all_sums = claim(threads * NARROW_AT_ONCE * COLUMNS_AT_ONCE * 4);
+    const int failed = !blocks || !all_sums;
 #pragma omp parallel if (!failed)
     if (!failed) {
         long begin, end, thread = omp_get_thread_num();
-        uint16_t *turned = woven + tokens * inputs + thread * OUTPUTS_AT_ONCE * apart;
-        float *sums = all_sums + thread * OUTPUTS_AT_ONCE * INPUTS_AT_ONCE;
+        uint16_t *panels = blocks + tokens * rows + thread * own;
+        float *sums = all_sums + thread * NARROW_AT_ONCE * COLUMNS_AT_ONCE;
 #pragma omp for schedule(static) collapse(2)
         for (long token = 0; token < tokens; token += BLOCK_OF)
-            for (long in = 0; in < inputs; in += BLOCK_OF)
-                weave(x->numbers + place_of(token, in, inputs, (int)x->blocked), x->blocked ? BLOCK_OF : inputs, BLOCK_OF, BLOCK_OF,
-                      woven + in * tokens + token * BLOCK_OF);
-        take_share(dy->width, BLOCK_OF, &begin, &end);
-        for (long first = begin; first < end; first += OUTPUTS_AT_ONCE) {
-            long rows = MIN(OUTPUTS_AT_ONCE, end - first);
-            for (long out = 0; out < rows; out += BLOCK_OF)
-                for (long token = 0; token < tokens; token += BLOCK_OF) turn_block(dy, token, first + out, turned + out * apart + token, apart);
-            for (long column = 0; column < inputs; column += INPUTS_AT_ONCE) {
-                long columns = MIN(INPUTS_AT_ONCE, inputs - column);
-                for (long token = 0; token < tokens; token += TOKENS_TOGETHER)
-                    for (long out = 0; out < rows; out += BLOCK_OF)
-                        for (long in = 0; in < columns; in += BLOCK_OF) {
-                            const uint16_t *b = woven + (column + in) * tokens + token * BLOCK_OF;
-                            /* meanwhile an eighth of what the next tokens have in these columns comes near */
-                            const char *soon = (const char *)(b + (TOKENS_TOGETHER + out) * BLOCK_OF);
-                            float *block = sums + out * INPUTS_AT_ONCE + in;
-                            begin_block(block, INPUTS_AT_ONCE, token > 0);
-                            add_to_block(turned + out * apart + token, apart, BLOCK_OF, b, 2 * BLOCK_OF, MIN(TOKENS_TOGETHER, tokens - token),
-                                         B_PASSES, soon);
-                            end_block(block, INPUTS_AT_ONCE);
+            for (long row = 0; row < rows; row += BLOCK_OF)
+                turn_block(narrow + token * rows + row, rows, blocks + row * tokens + token * BLOCK_OF);
+        take_share(all_columns, BLOCK_OF, &begin, &end);
+        for (long first = begin; first < end; first += COLUMNS_AT_ONCE) {
+            const long columns = MIN(COLUMNS_AT_ONCE, end - first);
+            for (long token = 0; token < tokens && !woven; token += BLOCK_OF)
+                for (long i = 0; i < columns; i += BLOCK_OF)
+                    weave(wide + token * all_columns + first + i, all_columns, BLOCK_OF, BLOCK_OF, panels + i * tokens + token * BLOCK_OF);
+            for (long row = 0; row < rows; row += NARROW_AT_ONCE) {
+                const long down = MIN(NARROW_AT_ONCE, rows - row);
+                for (long token = 0; token < tokens; token += TOKENS_TOGETHER) {
+                    const long depth = MIN(TOKENS_TOGETHER, tokens - token);
+                    for (long i = 0; i < columns; i += BLOCK_OF) {
+                        const uint16_t *b = woven ? wide + place_of(token, first + i, all_columns, 1) : panels + i * tokens + token * BLOCK_OF;
+                        const long apart = woven ? all_columns * BLOCK_OF : BLOCK_OF * BLOCK_OF, next = woven ? BLOCK_OF * BLOCK_OF : BLOCK_OF * tokens;
+                        for (long j = 0; j < down; j += BLOCK_OF) {
+                            float *block = sums + j * COLUMNS_AT_ONCE + i * BLOCK_OF;
+                            begin_block(block, BLOCK_OF, token > 0);
+                            add_blocks(blocks + (row + j) * tokens + token * BLOCK_OF, b, apart, depth, next + 2 * j % (BLOCK_OF * BLOCK_OF));
+                            end_block(block, BLOCK_OF);
                         }
-                long at = first * inputs + column;
-                put_sums(sums, rows, columns, to ? to + at : 0, wide ? wide + at : 0, inputs);
+                    }
+                }
+                for (long j = 0; j < down; j += BLOCK_OF)
+                    for (long i = 0; i < columns; i += BLOCK_OF)
+                        put_block(sums + j * COLUMNS_AT_ONCE + i * BLOCK_OF, row + j, first + i, width, turned, to, onto);
             }
         }
         _tile_release();
     }
-    free(woven);
+    free(blocks);
     free(all_sums);
     return failed;
 }
