@@ -140,7 +140,8 @@ def test_small_updates_are_not_lost_to_rounding() -> None:
     optimizer.param_groups[0]["momentum"] = 0.0
     for _ in range(20):
         (-weight.float().sum()).backward()
-        assert weight.grad is None
+        assert weight.grad is not None
+        assert weight.grad.dtype == torch.float32
         optim.step(optimizer, trained)
         trained.clear()
     assert trained.named()["w"][0, 0].item() == pytest.approx(1.02, rel=1e-4)
@@ -181,6 +182,7 @@ def test_the_kernel_makes_the_steps_of_pytorch(dtype: torch.dtype) -> None:
                 norm = optim.norm(trained)
                 optim.step(optimizer, trained, optim.clipped(norm, 1.0))
             else:
+                assert len(trained.gradients()) == 3 + count % 2
                 norm = float(torch.nn.utils.clip_grad_norm_(trained.masters, 1.0))
                 optimizer.step()
                 trained.write_back()

@@ -68,7 +68,7 @@ class Norm:
             return native.norm_backward(dy, x, self.scale(), inverse, residual), d_weight
         wide = dy.float()
         if self.weight.requires_grad:
-            d_weight = (wide * x * inverse).reshape(-1, x.shape[-1]).sum(dim=0).to(self.weight.dtype)
+            d_weight = (wide * x * inverse).reshape(-1, x.shape[-1]).sum(dim=0).to(self.weight.grad_dtype)
         t = wide * self.scale()
         mean = (t * x).sum(dim=-1, keepdim=True).mul_(inverse.pow(3)).div_(x.shape[-1])
         dx = t.mul_(inverse).sub_(x * mean).to(dy.dtype)
@@ -78,7 +78,7 @@ class Norm:
         """The gradient of the weight alone, by a compiled kernel; empty where it is not trained."""
         if not self.weight.requires_grad:
             return []
-        return [native.norm_scale_gradient(dy, x, inverse).to(self.weight.dtype)]
+        return [native.norm_scale_gradient(dy, x, inverse).to(self.weight.grad_dtype)]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> None:

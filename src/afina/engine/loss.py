@@ -41,10 +41,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             losses, grad_hidden = native.loss_of_words(hidden, weight, targets, scale, softcap, need_hidden)
             if weights is not None and grad_hidden is not None:
                 grad_hidden *= weights[:, None]
-            ctx.grads, ctx.dtypes = (grad_hidden, None, None), (hidden.dtype, weight.dtype, None)
+            ctx.grads, ctx.dtypes = (grad_hidden, None, None), (hidden.dtype, None, None)
             return losses.sum() if weights is None else losses @ weights
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        grad_weight = torch.empty_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         size = max(1, SCORES_AT_ONCE // (weight.shape[0] * weight.element_size()) // ROUNDED_TO) * ROUNDED_TO
@@ -68,9 +68,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_hidden is not None:
                 grad_hidden[start : start + count] = _through_words(scores, weight)[:count]
             if grad_weight is not None:
-                over_all_tokens(scores, h, onto=grad_weight)
+                over_all_tokens(scores, h, grad_weight, add=start > 0)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
+        # of a weight with an adapter, which is computed, autograd wants its own format
+        of_weight = weight.grad_dtype if weight.is_leaf else weight.dtype
+        ctx.dtypes = (hidden.dtype, of_weight, None if bias is None else bias.dtype)
         return total
 
     @staticmethod

@@ -87,7 +87,7 @@ class Trained:
         self.masters = [w if w.dtype == torch.float32 else torch.nn.Parameter(w.detach().float()) for w in self.weights]
         for weight, master in zip(self.weights, self.masters, strict=True):
             if master is not weight:
-                weight.register_post_accumulate_grad_hook(_hand_over_to(master))  # type: ignore[no-untyped-call]
+                weight.grad_dtype = master.dtype
         coarser = [weight for weight, master in self.pairs() if weight is not master]
         self.by_kernels = all(native.serves(each) for each in (*self.masters, *coarser))
 
@@ -97,6 +97,9 @@ class Trained:
 
     def gradients(self) -> list[Tensor]:
         """The gradients there are."""
+        for weight, master in self.pairs():
+            if master is not weight:
+                master.grad = weight.grad
         return [master.grad for master in self.masters if master.grad is not None]
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -125,16 +128,6 @@ class Trained:
     def named(self) -> dict[str, Tensor]:
         """The float32 values by name."""
         return {name: master.detach() for name, master in zip(self.names, self.masters, strict=True)}
-
-
-def _hand_over_to(master: torch.nn.Parameter) -> Callable[[Tensor], None]:
-    def hand_over(weight: Tensor) -> None:
-        if weight.grad is not None:
-            grad = weight.grad.float()
-            master.grad = grad if master.grad is None else master.grad.add_(grad)
-            weight.grad = None
-
-    return hand_over
 
 
 def build(name: str, trained: Trained, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:

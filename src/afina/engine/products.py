@@ -72,15 +72,15 @@ def over_tokens(z: Tensor, x: Tensor) -> Tensor:
 
 
 def over_all_tokens(
-    dy: Tensor, x: Tensor, woven: tuple[bool, bool] = (False, False), onto: Tensor | None = None
+    dy: Tensor, x: Tensor, into: Tensor, add: bool = False, woven: tuple[bool, bool] = (False, False)
 ) -> Tensor:
-    """The gradient of a weight (outputs, inputs), dyᵀ · x: dy (T, outputs), x (T, inputs), where `woven` as `halves` leaves it; added to
-    `onto` where given."""
+    """The gradient of a weight (outputs, inputs), dyᵀ · x, into `into`, in its format or float32, or where `add` onto what is there
+    (float32): dy (T, outputs), x (T, inputs), where `woven` as `halves` leaves it."""
     if any(woven) or (on_units(dy) and on_units(x)):
-        return halves.weight_gradient(dy, x, woven, onto)
-    if onto is None:
-        return dy.t() @ x
-    return onto.addmm_(dy.t(), x) if onto.dtype == dy.dtype else onto.add_(dy.t() @ x)
+        return halves.weight_gradient(dy, x, into, add, woven)
+    if into.dtype != dy.dtype:
+        return into.add_(dy.t() @ x) if add else into.copy_(dy.t() @ x)
+    return into.addmm_(dy.t(), x) if add else torch.mm(dy.t(), x, out=into)
 
 
 def on_units(tensor: Tensor) -> bool:

@@ -152,7 +152,8 @@ class Projection:
     def _of_base(self, dy: Tensor, x: Tensor, woven: tuple[bool, bool]) -> list[Tensor]:
         grads: list[Tensor] = []
         if any(self._trains_base):
-            grads += self._cut(over_all_tokens(dy, x, woven), self._trains_base)
+            whole = torch.empty_like(self._base, dtype=self.parameters[0].grad_dtype)
+            grads += self._cut(over_all_tokens(dy, x, whole, woven=woven), self._trains_base)
         if any(self._biases):
             grads += self._cut((halves.in_rows(dy) if woven[0] else dy).sum(dim=0), self._biases)
         return grads

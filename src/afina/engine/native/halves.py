@@ -58,6 +58,10 @@ class _Norm(ctypes.Structure):
     _fields_ = (("scale", ctypes.c_void_p), ("inverse", ctypes.c_void_p), ("eps", ctypes.c_float))
 
 
+class _Result(ctypes.Structure):
+    _fields_ = (("rounded", ctypes.c_void_p), ("wide", ctypes.c_void_p), ("add", ctypes.c_int64))
+
+
 class _Wanted(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("h", "d_h", "between", "d_gate_up"))
 
@@ -161,18 +165,15 @@ def feed_forward_backward(
     return dx, more
 
 
-def weight_gradient(
-    dy: Tensor, x: Tensor, woven: tuple[bool, bool] = (False, False), onto: Tensor | None = None
-) -> Tensor:
-    """dyᵀ · x (outputs, inputs) of dy (T, outputs) and x (T, inputs); woven: which of them (not both) comes as `Others` has it; onto:
-    float32, to which it is added."""
-    whole = x.new_empty(dy.shape[1], x.shape[1]) if onto is None else onto
+def weight_gradient(dy: Tensor, x: Tensor, into: Tensor, add: bool, woven: tuple[bool, bool]) -> Tensor:
+    """dyᵀ · x (outputs, inputs) of dy (T, outputs) and x (T, inputs) into `into`, bfloat16 or float32; only where that is float32 may `add`
+    ask for it to be added to what is there. woven: which of dy and x (not both) comes as `Others` has it."""
     turned = woven[0] or (not woven[1] and x.shape[1] < dy.shape[1])
     narrow, wide = (x, dy) if turned else (dy, x)
-    places = (whole, None) if onto is None else (None, whole)
-    widths = narrow.shape[1], wide.shape[1]
-    call(library(), "weight_gradient", narrow, widths[0], wide, widths[1], any(woven), turned, *places, x.shape[0])
-    return whole
+    given = narrow, narrow.shape[1], wide, wide.shape[1], any(woven), turned
+    place = _Result(None, address(into), add) if into.dtype == torch.float32 else _Result(address(into))
+    call(library(), "weight_gradient", *given, place, x.shape[0])
+    return into
 
 
 def in_rows(woven: Tensor) -> Tensor:

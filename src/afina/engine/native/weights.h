@@ -13,19 +13,26 @@ static void turn_block(const uint16_t *from, long distance, uint16_t *to) {
     for (long half = 0; half < BLOCK_OF; half += UNIT) turn_pairs_16(pairs + 2 * half, 2 * BLOCK_OF, to + half * BLOCK_OF, BLOCK_OF);
 }
 
-/* 32 numbers of a row go into `to`, or are added to `onto`. */
-static inline void put_32(__m512 left, __m512 right, uint16_t *to, float *onto, long at) {
-    if (to) {
-        write_32(to + at, left, right);
+/* Where a result goes: in bfloat16 into `rounded`, or in float32 into `wide`, where `add` onto what is there. */
+typedef struct {
+    uint16_t *rounded;
+    float *wide;
+    int64_t add;
+} result;
+
+static inline void put_32(__m512 left, __m512 right, const result *to, long at) {
+    if (to->rounded) {
+        write_32(to->rounded + at, left, right);
         return;
     }
-    _mm512_storeu_ps(onto + at, _mm512_add_ps(_mm512_loadu_ps(onto + at), left));
-    _mm512_storeu_ps(onto + at + UNIT, _mm512_add_ps(_mm512_loadu_ps(onto + at + UNIT), right));
+    float *wide = to->wide + at;
+    _mm512_storeu_ps(wide, to->add ? _mm512_add_ps(_mm512_loadu_ps(wide), left) : left);
+    _mm512_storeu_ps(wide + UNIT, to->add ? _mm512_add_ps(_mm512_loadu_ps(wide + UNIT), right) : right);
 }
 
 /* 32 rows and columns of sums into those of the result from `row` and `column` on, which has `width` columns; or `turned`, where rows and
  * columns change places. */
-static void put_block(const float *sums, long row, long column, long width, int turned, uint16_t *to, float *onto) {
+static void put_block(const float *sums, long row, long column, long width, int turned, const result *to) {
     for (long half = 0; half < BLOCK_OF; half += UNIT) {
         __m512 left[UNIT], right[UNIT];
         for (long j = 0; j < UNIT; j++) {
@@ -33,13 +40,13 @@ static void put_block(const float *sums, long row, long column, long width, int 
             right[j] = _mm512_load_ps(sums + (turned ? (UNIT + j) * BLOCK_OF + half : (half + j) * BLOCK_OF + UNIT));
         }
         if (turned) turn_16(left), turn_16(right);
-        for (long j = 0; j < UNIT; j++) put_32(left[j], right[j], to, onto, turned ? (column + half + j) * width + row : (row + half + j) * width + column);
+        for (long j = 0; j < UNIT; j++) put_32(left[j], right[j], to, turned ? (column + half + j) * width + row : (row + half + j) * width + column);
     }
 }
 
-/* narrowᵀ · wide (rows, all_columns) for narrow (tokens, rows) and wide (tokens, all_columns), or where `turned` its transpose: into `to`,
- * or added to `onto`. woven: wide lies in blocks of 32 tokens and columns, each woven. */
-int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, long all_columns, int woven, int turned, uint16_t *to, float *onto,
+/* narrowᵀ · wide (rows, all_columns) for narrow (tokens, rows) and wide (tokens, all_columns), or where `turned` its transpose, to
+ * where it goes. woven: wide lies in blocks of 32 tokens and columns, each woven. */
+int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, long all_columns, int woven, int turned, const result *to,
                     long tokens) {
     const long threads = omp_get_max_threads(), own = COLUMNS_AT_ONCE * tokens, width = turned ? rows : all_columns;
     uint16_t *blocks = claim_halves(tokens * rows + (woven ? 0 : threads * own));
@@ -77,7 +84,7 @@ int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, lon
                 }
                 for (long j = 0; j < down; j += BLOCK_OF)
                     for (long i = 0; i < columns; i += BLOCK_OF)
-                        put_block(sums + j * COLUMNS_AT_ONCE + i * BLOCK_OF, row + j, first + i, width, turned, to, onto);
+                        put_block(sums + j * COLUMNS_AT_ONCE + i * BLOCK_OF, row + j, first + i, width, turned, to);
             }
         }
         _tile_release();
