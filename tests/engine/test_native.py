@@ -19,7 +19,8 @@ from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
 from afina.engine.native import build
-from afina.engine.products import Product, Thin, over_tokens, padded
+from afina.engine.native.halves import in_rows
+from afina.engine.products import Product, Thin, over_all_tokens, over_tokens, padded
 from afina.engine.segments import Heads, Look
 
 SOURCE = Path(build.__file__).with_name(build.SOURCES[0])
@@ -347,3 +348,32 @@ def test_a_library_that_is_broken_is_not_used(tmp_path: Path) -> None:
     (made,) = (tmp_path / "kernels").iterdir()
     made.write_bytes(b"\0" * 100)
     assert ask(LOADS, AFINA_CACHE=str(tmp_path)) == "False"
+
+
+@ways
+@pytest.mark.parametrize("shape", [(96, 352, 1312), (640, 608, 32), (64, 64, 64), (33, 50, 7)])
+def test_gradients_of_weights(shape: tuple[int, int, int], dtype: torch.dtype, units: None) -> None:
+    """Over sizes beyond and below what stays in a cache at once; rounded, in float32, and onto what is there."""
+    tokens, outputs, inputs = shape
+    dy, x = torch.randn(tokens, outputs).to(dtype), torch.randn(tokens, inputs).to(dtype)
+    wanted = dy.double().t() @ x.double()
+    rounded = over_all_tokens(dy, x, torch.empty(outputs, inputs, dtype=dtype))
+    wide = over_all_tokens(dy, x, torch.full((outputs, inputs), torch.nan))
+    onto = over_all_tokens(dy, x, wide.clone(), add=True)
+    exact = native.has_units() and tokens % 32 == 0
+    for found, expected, near in [(rounded, wanted, CLOSE[dtype]), (wide, wanted, 1e-6 if exact else CLOSE[dtype])]:
+        assert float((found.double() - expected).norm() / expected.norm()) < near
+    assert float((onto.double() - wide - wanted).norm() / wanted.norm()) < (1e-6 if exact else CLOSE[dtype])
+
+
+@pytest.mark.skipif(not native.has_units(), reason="needs matrix units")
+@pytest.mark.parametrize("side", [0, 1])
+def test_gradients_of_weights_from_woven_blocks(side: int) -> None:
+    given = [torch.randn(96, 352).bfloat16(), torch.randn(96, 608).bfloat16()]
+    wanted = over_all_tokens(*given, torch.empty(352, 608))
+    rows = given[side]
+    blocks = rows.view(3, 16, 2, -1, 32).permute(0, 3, 1, 4, 2).reshape(rows.shape)
+    assert torch.equal(in_rows(blocks), rows)
+    given[side] = blocks
+    found = over_all_tokens(*given, torch.empty(352, 608), woven=(side == 0, side == 1))
+    assert torch.equal(found, wanted)
