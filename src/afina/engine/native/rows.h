@@ -53,20 +53,27 @@ int NAME(norm_backward)(const NUMBER *dy, const NUMBER *x, const float *scale, c
     return 0;
 }
 
-/* The gradient of the scale: Σ dy · x · inverse over the rows, in the order of the rows whatever the threads. */
+/* The gradient of the scale: Σ dy · x · inverse over the rows. */
 int NAME(norm_scale_gradient)(const NUMBER *dy, const NUMBER *x, const float *inverse, float *d_scale, long rows,
                               long width) {
+    /* sums of so many rows each, however many threads there are */
+    long together = MAX(64, (rows + 15) / 16), parts = (rows + together - 1) / together;
+    float *sums = calloc((size_t)(parts * width), sizeof(float));
+    if (!sums) return 1;
 #pragma omp parallel for schedule(static) if (rows * width > FEW)
-    for (long begin = 0; begin < width; begin += TILE) {
-        long count = MIN(TILE, width - begin);
-        float sum[TILE] = {0};
-        for (long row = 0; row < rows; row++) {
-            const NUMBER *d = dy + row * width + begin, *from = x + row * width + begin;
+    for (long part = 0; part < parts; part++) {
+        float *sum = sums + part * width;
+        for (long row = part * together; row < MIN(rows, (part + 1) * together); row++) {
+            const NUMBER *d = dy + row * width, *from = x + row * width;
 #pragma omp simd
-            for (long i = 0; i < count; i++) sum[i] += GET(d[i]) * GET(from[i]) * inverse[row];
+            for (long i = 0; i < width; i++) sum[i] += GET(d[i]) * GET(from[i]) * inverse[row];
         }
-        memcpy(d_scale + begin, sum, (size_t)count * 4);
     }
+    memset(d_scale, 0, (size_t)width * 4);
+    for (long part = 0; part < parts; part++)
+#pragma omp simd
+        for (long i = 0; i < width; i++) d_scale[i] += sums[part * width + i];
+    free(sums);
     return 0;
 }
 
