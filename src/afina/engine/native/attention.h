@@ -25,6 +25,11 @@ static int list_seen(const sight *s, uint64_t *seen) {
     return 1;
 }
 
+/* How many keys of the tile, in blocks, 32 queries from `query` on may see, and from which query on, in blocks, 32 keys may be seen: what
+ * lies beyond is left out. */
+static inline long seen_from(const sight *s, long query) { return MIN(s->keys, in_blocks(query + BLOCK_OF + s->ahead)); }
+static inline long seers_of(const sight *s, long key) { return MAX(0, key - s->ahead) / BLOCK_OF * BLOCK_OF; }
+
 /* `count` rows of `size`, then zeros up to TILE rows. */
 static void fetch(const uint16_t *from, long distance, long count, long size, uint16_t *to) {
     for (long i = 0; i < count; i++) memcpy(to + i * size, from + i * distance, (size_t)size * 2);
@@ -106,14 +111,15 @@ static inline __attribute__((always_inline)) void weigh_16(finding *f, long c, l
 
 /* Take in a tile of keys (TILE, size) and values turned (size, TILE). */
 static void find_among(finding *f, const uint16_t *keys, const uint16_t *values, long size, float scaling, const sight *s) {
-    units_product(s->keys, s->queries, size, keys, size, f->across, 2 * TILE, f->score, TILE, 0);
+    for (long query = 0; query < s->queries; query += BLOCK_OF)
+        units_product(seen_from(s, query), BLOCK_OF, size, keys, size, f->across + 2 * query, 2 * TILE, f->score + query, TILE, 0);
     const __m512 by = _mm512_set1_ps(scaling * LOG2_E);
     float before[TILE];
     uint64_t seen[TILE];
     int masked = list_seen(s, seen);
     for (long c = 0; c < s->queries; c += UNIT)
         if (masked)
-            weigh_16(f, c, s->keys, by, seen, 1, before);
+            weigh_16(f, c, seen_from(s, c / BLOCK_OF * BLOCK_OF), by, seen, 1, before);
         else
             weigh_16(f, c, s->keys, by, seen, 0, before);
     for (long c = 0; c < s->queries; c += UNIT) {
@@ -124,7 +130,8 @@ static void find_among(finding *f, const uint16_t *keys, const uint16_t *values,
                 _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), factor));
             }
     }
-    units_product(size, s->queries, s->keys, values, TILE, f->weights, 2 * TILE, f->answer, TILE, 1);
+    for (long query = 0; query < s->queries; query += BLOCK_OF)
+        units_product(size, BLOCK_OF, seen_from(s, query), values, TILE, f->weights + 2 * query, 2 * TILE, f->answer + query, TILE, 1);
 }
 
 /* log Σ e^score of query i. */

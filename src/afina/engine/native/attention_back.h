@@ -100,18 +100,25 @@ static inline __attribute__((always_inline)) void pull_16(answering *a, const as
 
 /* The gradients between a tile of keys and one of queries. */
 static void answer_back(answering *a, asked *q, long size, float scaling, const sight *s) {
-    units_product(s->keys, s->queries, size, a->keys, size, q->q_across, 2 * TILE, a->weight, TILE, 0);
-    units_product(s->keys, s->queries, size, a->values, size, q->d_across, 2 * TILE, a->change, TILE, 0);
+    for (long query = 0; query < s->queries; query += BLOCK_OF) {
+        long keys = seen_from(s, query);
+        units_product(keys, BLOCK_OF, size, a->keys, size, q->q_across + 2 * query, 2 * TILE, a->weight + query, TILE, 0);
+        units_product(keys, BLOCK_OF, size, a->values, size, q->d_across + 2 * query, 2 * TILE, a->change + query, TILE, 0);
+    }
     uint64_t seen[TILE];
     int masked = list_seen(s, seen);
     for (long c = 0; c < s->queries; c += UNIT)
         if (masked)
-            pull_16(a, q, c, s->keys, scaling, seen, 1);
+            pull_16(a, q, c, seen_from(s, c / BLOCK_OF * BLOCK_OF), scaling, seen, 1);
         else
             pull_16(a, q, c, s->keys, scaling, seen, 0);
-    units_product(s->keys, size, s->queries, a->weights, TILE, q->d_along, 2 * size, a->dv, size, 1);
-    units_product(s->keys, size, s->queries, a->changes, TILE, q->q_along, 2 * size, a->dk, size, 1);
-    units_product(size, s->queries, s->keys, a->turned, TILE, a->changes_woven, 2 * TILE, q->dq, TILE, 1);
+    for (long key = 0; key < s->keys; key += BLOCK_OF) {
+        long from = seers_of(s, key), at = key * TILE + from, depth = s->queries - from;
+        units_product(BLOCK_OF, size, depth, a->weights + at, TILE, q->d_along + from * size, 2 * size, a->dv + key * size, size, 1);
+        units_product(BLOCK_OF, size, depth, a->changes + at, TILE, q->q_along + from * size, 2 * size, a->dk + key * size, size, 1);
+    }
+    for (long query = 0; query < s->queries; query += BLOCK_OF)
+        units_product(size, BLOCK_OF, seen_from(s, query), a->turned, TILE, a->changes_woven + 2 * query, 2 * TILE, q->dq + query, TILE, 1);
 }
 
 /* Gradients of keys and values of every query head, (queries, rows, 2, size), summed over the heads that share them into d_qkv; where

@@ -14,10 +14,28 @@ typedef struct {
 
 /* h of some rows of x, of which the first is token `at`; their 1 / rms may be `given`. */
 static void norm_rows(const uint16_t *x, const norm_of *n, long at, long rows, long width, int given, uint16_t *h) {
-    for (long row = 0; row < rows; row++) {
-        if (!given) n->inverse[at + row] = inverse_of_bfloat16(x + row * width, width, n->eps);
-        norm_row_bfloat16(x + row * width, n->scale, n->inverse[at + row], h + row * width, width);
+    for (long row = 0; row < rows; row++, x += width, h += width) {
+        if (!given) n->inverse[at + row] = inverse_of_bfloat16(x, width, n->eps);
+        const __m512 inverse = _mm512_set1_ps(n->inverse[at + row]);
+        for (long i = 0; i < width; i += UNIT)
+            write_16(h + i, _mm512_mul_ps(_mm512_mul_ps(read_16(x + i), inverse), _mm512_loadu_ps(n->scale + i)));
     }
+}
+
+/* The first `heads` heads of a token turned to its place, or `back`. */
+static void turn_heads(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, long heads, long size, int back) {
+    const long half = size / 2;
+    if (half % UNIT) {
+        rotate_row_bfloat16(x, cosine, sine, heads, size, back);
+        return;
+    }
+    for (uint16_t *head = x; head < x + heads * size; head += size)
+        for (long i = 0; i < half; i += UNIT) {
+            __m512 one = read_16(head + i), two = read_16(head + half + i), cos = read_16(cosine + i), sin = read_16(sine + i);
+            if (back) sin = _mm512_sub_ps(_mm512_setzero_ps(), sin);
+            write_16(head + i, _mm512_fmsub_ps(one, cos, _mm512_mul_ps(two, sin)));
+            write_16(head + half + i, _mm512_fmadd_ps(two, cos, _mm512_mul_ps(one, sin)));
+        }
 }
 
 /* y = product(norm(x)) with the first `heads` heads of `size` turned to their places by cosine and sine (tokens, size / 2). */
@@ -38,7 +56,7 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
             norm_rows(x + at * f->depth, n, at, rows, f->depth, 0, h);
             find_rows(h, 0, rows, f, panels, sums, 0, z + at * f->rank, found);
             for (long row = 0; row < rows; row++)
-                rotate_row_bfloat16(found + row * f->width, cosine + (at + row) * (size / 2), sine + (at + row) * (size / 2), heads, size, 0);
+                turn_heads(found + row * f->width, cosine + (at + row) * (size / 2), sine + (at + row) * (size / 2), heads, size, 0);
             memcpy(y + at * f->width, found, (size_t)(rows * f->width) * 2);
         }
         _tile_release();
@@ -54,13 +72,22 @@ typedef struct {
 } wanted;
 
 /* Back through a norm, for some tokens from `at` on, of which h and d_h are there: h, its result once more, and dx, the gradient of x plus
- * `residual`. */
+ * `residual`. As norm_backward_row in rows.h. */
 static void back_through_norm(const uint16_t *x, const norm_of *n, const uint16_t *residual, uint16_t *h, const uint16_t *d_h, uint16_t *dx,
                               long at, long rows, long width) {
     norm_rows(x + at * width, n, at, rows, width, 1, h);
-    for (long row = 0; row < rows; row++)
-        norm_backward_row_bfloat16(d_h + row * width, x + (at + row) * width, n->scale, n->inverse[at + row], residual + (at + row) * width,
-                                   dx + (at + row) * width, width);
+    for (long row = at; row < at + rows; row++, d_h += width) {
+        const uint16_t *from = x + row * width, *more = residual + row * width;
+        __m512 sum = _mm512_setzero_ps();
+        for (long i = 0; i < width; i += UNIT)
+            sum = _mm512_fmadd_ps(_mm512_mul_ps(read_16(d_h + i), _mm512_loadu_ps(n->scale + i)), read_16(from + i), sum);
+        const float own = n->inverse[row];
+        const __m512 inverse = _mm512_set1_ps(own), mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) * own * own * own / (float)width);
+        for (long i = 0; i < width; i += UNIT) {
+            __m512 change = _mm512_mul_ps(_mm512_mul_ps(read_16(d_h + i), _mm512_loadu_ps(n->scale + i)), inverse);
+            write_16(dx + row * width + i, _mm512_add_ps(_mm512_fnmadd_ps(read_16(from + i), mean, change), read_16(more + i)));
+        }
+    }
 }
 
 /* Backward of first_half; the gradient dy of y is turned back in place. */
@@ -85,7 +112,7 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
             for (long row = at; row < at + rows; row++)
-                rotate_row_bfloat16(dy + row * f->depth, cosine + row * (size / 2), sine + row * (size / 2), heads, size, 1);
+                turn_heads(dy + row * f->depth, cosine + row * (size / 2), sine + row * (size / 2), heads, size, 1);
             find_rows(dy + at * f->depth, 0, rows, f, panels, sums, 0, dz, d_h);
             back_through_norm(x, n, residual, h, d_h, dx, at, rows, width);
             learn_from(&l, of ? of->z + at * f->rank : 0, dz, rows);
