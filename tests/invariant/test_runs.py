@@ -80,6 +80,7 @@ def test_same_seed_same_curve(tiny_model: Path, tmp_path: Path, method: str) -> 
         {"method": "lora", "lora_dropout": 0.1},
         {"method": "full", "optimizer": "adafactor", "schedule": "cosine"},
         {"method": "full", "optimizer": "sgd", "precision": "bfloat16"},
+        {"method": "full", "optimizer": "adamw", "precision": "bfloat16"},
         {"method": "lora", "optimizer": "adamw", "precision": "bfloat16", "schedule": "inverse_sqrt"},
     ],
 )

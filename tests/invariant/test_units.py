@@ -64,13 +64,14 @@ def test_units_change_nothing_but_rounding(family_model: Path, method: str, monk
     assert errors[0] <= (2.0 if method in TARGETS else 1.1) * errors[1] + 1e-3, errors
 
 
-def test_how_the_work_is_shared_out_changes_nothing(family_model: Path) -> None:
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_how_the_work_is_shared_out_changes_nothing(family_model: Path, method: str) -> None:
     before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(gradients(family_model, "lora", torch.bfloat16))
+            found.append(gradients(family_model, method, torch.bfloat16))
     finally:
         torch.set_num_threads(before)
     for loss, gradient in found[1:]:

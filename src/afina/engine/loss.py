@@ -1,7 +1,7 @@
 """Cross-entropy that never holds the full scores: chunk by chunk, loss and gradient in the same pass.
 
 With a vocabulary of 49,152 the scores of one row of 2,048 tokens are 400 MB, and an ordinary loss holds them several
-times. Here only tokens that are learned reach the output head, a few hundred at a time, and what backward needs (the
+times. Here only tokens that are learned reach the output head, some hundreds at a time, and what backward needs (the
 gradient of the hidden states, and of the head when it is trained) is computed before the scores are let go. On matrix units, under
 a head that is not trained, a kernel holds those of 32 tokens and some words.
 """
@@ -47,7 +47,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_weight = torch.empty_like(weight, dtype=torch.float32) if need_weight else None
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if need_bias and bias is not None else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        size = max(1, SCORES_AT_ONCE // (weight.shape[0] * weight.element_size()) // ROUNDED_TO) * ROUNDED_TO
+        # kernels work where the scores lie, PyTorch's operators on a copy in float32
+        width = weight.element_size() if native.serves(hidden, weight) else 4
+        size = max(1, SCORES_AT_ONCE // (weight.shape[0] * width) // ROUNDED_TO) * ROUNDED_TO
         for start in range(0, hidden.shape[0], size):
             h, t = hidden[start : start + size], targets[start : start + size]
             count = h.shape[0]
@@ -70,9 +72,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if grad_weight is not None:
                 over_all_tokens(scores, h, grad_weight, add=start > 0)
         ctx.grads = (grad_hidden, grad_weight, grad_bias)
-        # of a weight with an adapter, which is computed, autograd wants its own format
-        of_weight = weight.grad_dtype if weight.is_leaf else weight.dtype
-        ctx.dtypes = (hidden.dtype, of_weight, None if bias is None else bias.dtype)
+        ctx.dtypes = (hidden.dtype, _gradient_format(weight), None if bias is None else _gradient_format(bias))
         return total
 
     @staticmethod
@@ -83,6 +83,11 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ]
         ctx.grads = None
         return (*grads, None, None, None, None)
+
+
+def _gradient_format(weight: Tensor) -> torch.dtype | None:
+    """What its gradient comes in; of a weight with an adapter, which is computed, autograd wants its own format."""
+    return weight.grad_dtype if weight.is_leaf else weight.dtype
 
 
 def _through_words(grad: Tensor, weight: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.core.plan import MOST_TOKENS
 from afina.engine import device as devices
+from afina.engine.loss import SCORES_AT_ONCE
 
 KEPT_PER_LAYER = 34
 """Values kept for backward per token and layer by transformers' own layers, as a multiple of the hidden size (measured on
@@ -26,7 +27,7 @@ Llama's: 27). Layers computed here keep what `_kept` counts, about 10 times."""
 
 PROGRAM = 900_000_000
 """Python, PyTorch, products compiled for their shapes, and holes of the heap (measured: 0.7 to 0.9 GB)."""
-HEAD_SCORES = 3 * 4 * 24_000_000
+HEAD_SCORES = 3 * SCORES_AT_ONCE
 
 
 PAGE = 4096

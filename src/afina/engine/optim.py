@@ -96,7 +96,7 @@ class Trained:
         return sum(master.numel() for master in self.masters)
 
     def gradients(self) -> list[Tensor]:
-        """The gradients there are."""
+        """The gradients there are; masters of coarser weights have theirs from here on."""
         for weight, master in self.pairs():
             if master is not weight:
                 master.grad = weight.grad
@@ -108,13 +108,13 @@ class Trained:
 
     def clear(self) -> None:
         """Forget the gradients."""
-        for weight, master in zip(self.weights, self.masters, strict=True):
+        for weight, master in self.pairs():
             weight.grad = master.grad = None
 
     @torch.no_grad()
     def write_back(self) -> None:
         """Round the masters into the model's weights."""
-        for weight, master in zip(self.weights, self.masters, strict=True):
+        for weight, master in self.pairs():
             if master is not weight:
                 weight.copy_(master)
 
@@ -183,9 +183,9 @@ def norm(trained: Trained) -> float:
     return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
 
 
-def clipped(norm: float, most: float) -> float:
-    """By how much gradients of that common norm must be multiplied for one of at most `most` (0: never)."""
-    return most / norm if most > 0 and math.isfinite(norm) and norm > most else 1.0
+def clipped(length: float, most: float) -> float:
+    """By how much gradients of a common norm of `length` must be multiplied for one of at most `most` (0: never)."""
+    return most / length if most > 0 and math.isfinite(length) and length > most else 1.0
 
 
 @torch.no_grad()
@@ -214,8 +214,8 @@ def _step_by_kernel(optimizer: torch.optim.AdamW, trained: Trained, by: float) -
         works = []
         for master, state, count in zip(masters, states, torch.stack(steps).tolist(), strict=True):
             rates = (1.0 - rate * group["weight_decay"], rate / (1.0 - beta_1**count), (1.0 - beta_2**count) ** -0.5)
-            tensors = (master.grad, master, state["exp_avg"], state["exp_avg_sq"], rounded[master])
-            works.append(adamw.Moved.of(tensors, rates))
+            others = (master, state["exp_avg"], state["exp_avg_sq"], rounded[master])
+            works.append(adamw.Moved.of(master.grad, others, rates))
         adamw.step(works, by, (beta_1, beta_2), group["eps"])
 
 

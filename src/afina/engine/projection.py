@@ -59,6 +59,7 @@ class Projection:
             *(factor for each in self._adapters for factor in (each.a, each.b)),
         ]
         self._biases = [base.bias is not None and base.bias.requires_grad for base in bases]
+        self._trained_biases = [base.bias for base, trained in zip(bases, self._biases, strict=True) if trained]
         self.trains_itself = any(self._trains_base) or any(self._biases)
         if self.has_adapter:
             total, inputs = self._base.shape
@@ -155,7 +156,8 @@ class Projection:
             whole = torch.empty_like(self._base, dtype=self.parameters[0].grad_dtype)
             grads += self._cut(over_all_tokens(dy, x, whole, woven=woven), self._trains_base)
         if any(self._biases):
-            grads += self._cut((halves.in_rows(dy) if woven[0] else dy).sum(dim=0), self._biases)
+            rows = halves.in_rows(dy) if woven[0] else dy
+            grads += self._cut(rows.sum(dim=0, dtype=self._trained_biases[0].grad_dtype), self._biases)
         return grads
 
     def _cut(self, whole: Tensor, chosen: Sequence[bool]) -> list[Tensor]:

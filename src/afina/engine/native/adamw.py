@@ -23,23 +23,24 @@ class Moved(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("gradient", "numbers", "first", "second", "rounded")),
         ("count", ctypes.c_int64),
-        *((name, ctypes.c_float) for name in ("keep", "pace", "widen")),
+        *((name, ctypes.c_float) for name in ("keep", "pace", "wider")),
     )
 
     @classmethod
-    def of(cls, tensors: Sequence[Tensor | None], rates: Sequence[float]) -> Moved:
-        """tensors: in that order, all float32 but the last, which gets the numbers in bfloat16 where there is one.
+    def of(cls, gradient: Tensor, others: Sequence[Tensor | None], rates: Sequence[float]) -> Moved:
+        """others: in that order, float32 but for the last, which gets the numbers in bfloat16 where there is one.
         rates: 1 - rate · decay, rate / (1 - β1^t), 1 / √(1 - β2^t)."""
-        return cls(*map(address, tensors), tensors[0].numel() if tensors[0] is not None else 0, *rates)
+        return cls(*map(address, (gradient, *others)), gradient.numel(), *rates)
 
 
 class _Moving(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_float) for name in ("by", "beta_1", "beta_2", "eps"))
+    _fields_ = tuple((name, ctypes.c_float) for name in ("by", "beta_1", "rest_1", "beta_2", "rest_2", "eps"))
 
 
 def step(all_moved: Sequence[Moved], by: float, betas: tuple[float, float], eps: float) -> None:
     """One step of all; their gradients count `by` times."""
-    call(library(), "adamw", (Moved * len(all_moved))(*all_moved), len(all_moved), _Moving(by, *betas, eps))
+    moments = [share for beta in betas for share in (beta, 1.0 - beta)]
+    call(library(), "adamw", (Moved * len(all_moved))(*all_moved), len(all_moved), _Moving(by, *moments, eps))
 
 
 def norm(gradients: Sequence[Tensor]) -> float:

@@ -12,7 +12,7 @@ typedef struct {
     float eps;
 } norm_of;
 
-/* h of some rows of x, of which the first is token `at`; their 1 / rms may be `given`. */
+/* h of some rows of x, of which the first is token `at`; their 1 / rms may be `given`. As norm_row in rows.h. */
 static void norm_rows(const uint16_t *x, const norm_of *n, long at, long rows, long width, int given, uint16_t *h) {
     for (long row = 0; row < rows; row++, x += width, h += width) {
         if (!given) n->inverse[at + row] = inverse_of_bfloat16(x, width, n->eps);
@@ -22,7 +22,7 @@ static void norm_rows(const uint16_t *x, const norm_of *n, long at, long rows, l
     }
 }
 
-/* The first `heads` heads of a token turned to its place, or `back`. */
+/* The first `heads` heads of a token turned to its place, or `back`. As rotate_row in rows.h. */
 static void turn_heads(uint16_t *x, const uint16_t *cosine, const uint16_t *sine, long heads, long size, int back) {
     const long half = size / 2;
     if (half % UNIT) {

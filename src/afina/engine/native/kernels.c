@@ -1,4 +1,4 @@
-/* What lies between the matrix products of a step, each in as few passes over memory as it takes.
+/* What lies between the matrix products of a step, and the optimizer's step, each in as few passes over memory as it takes.
  *
  * Plain C with OpenMP, one file, no headers but the compiler's: `afina.engine.native` compiles it for the machine at hand
  * and calls it with the addresses of PyTorch's tensors. Everything is computed in float32; tensors are float32 or
