@@ -47,8 +47,9 @@ static void turn_halves(const uint16_t *from, long size, uint16_t *woven, uint16
         }
 }
 
-/* from (size, TILE) times `by` of each column, turned: the first `count` columns as rows of `size`; where `add`, onto what is there. */
-static void turn_back(const float *from, const float *by, long count, long size, uint16_t *to, long distance, int add) {
+/* from (size, TILE) times `by` of each column, turned: the first `count` columns as rows of `size`; where `of_old`, onto as much of what is
+ * there. */
+static void turn_back(const float *from, const float *by, long count, long size, uint16_t *to, long distance, const float *of_old) {
     for (long i = 0; i < count; i += UNIT)
         for (long j = 0; j < size; j += UNIT) {
             __m512 row[UNIT], scale = _mm512_loadu_ps(by + i);
@@ -56,7 +57,7 @@ static void turn_back(const float *from, const float *by, long count, long size,
             turn_16(row);
             for (long k = 0; k < MIN(UNIT, count - i); k++) {
                 uint16_t *at = to + (i + k) * distance + j;
-                write_16(at, add ? _mm512_add_ps(read_16(at), row[k]) : row[k]);
+                write_16(at, of_old ? _mm512_fmadd_ps(read_16(at), _mm512_set1_ps(of_old[i + k]), row[k]) : row[k]);
             }
         }
 }
@@ -134,8 +135,25 @@ static void find_among(finding *f, const uint16_t *keys, const uint16_t *values,
         units_product(size, BLOCK_OF, seen_from(s, query), values, TILE, f->weights + 2 * query, 2 * TILE, f->answer + query, TILE, 1);
 }
 
-/* log Σ e^score of query i. */
-static inline float norm_found(const finding *f, long i) { return f->most[i] * LOG_2 + logf(f->sum[i]); }
+/* log Σ e^score of UNIT queries from i on, and what their answers are to be multiplied with; of `count` queries. */
+static void end_found(const finding *f, long i, long count, float *norm, float *by) {
+    const __mmask16 there = count - i >= UNIT ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
+    __m512 sum = _mm512_loadu_ps(f->sum + i);
+    __m512 exponent = _mm512_add_ps(_mm512_loadu_ps(f->most + i), log2_16(sum));
+    _mm512_mask_storeu_ps(norm + i, there, _mm512_mul_ps(exponent, _mm512_set1_ps(LOG_2)));
+    _mm512_storeu_ps(by + i, _mm512_div_ps(_mm512_set1_ps(1.0f), sum));
+}
+
+/* The same beside what was found before: its norm is there, and it is to be multiplied with `of_old`. */
+static void end_found_beside(const finding *f, long i, long count, float *norm, float *of_old, float *by) {
+    const __mmask16 there = count - i >= UNIT ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
+    __m512 old = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, norm + i), _mm512_set1_ps(LOG2_E)), most = _mm512_loadu_ps(f->most + i);
+    __m512 high = _mm512_max_ps(old, most), power = power_16(_mm512_sub_ps(old, high)), own = power_16(_mm512_sub_ps(most, high));
+    __m512 sum = _mm512_fmadd_ps(_mm512_loadu_ps(f->sum + i), own, power);
+    _mm512_mask_storeu_ps(norm + i, there, _mm512_mul_ps(_mm512_add_ps(high, log2_16(sum)), _mm512_set1_ps(LOG_2)));
+    _mm512_storeu_ps(of_old + i, _mm512_div_ps(power, sum));
+    _mm512_storeu_ps(by + i, _mm512_div_ps(own, sum));
+}
 
 /* Keys (TILE, size) and values turned (size, TILE) of a tile. */
 static void pack_for_finding(const uint16_t *k, const uint16_t *v, long distance, long count, long size, uint16_t *rows,
@@ -193,9 +211,8 @@ int attend_by_units(const uint16_t *qkv, uint16_t *out, float *sums, const int32
                     find_among(&f, pack, pack + TILE * size, size, scaling, &s);
                 }
                 float by[TILE];
-                for (long i = 0; i < TILE; i++) by[i] = 1.0f / f.sum[i];
+                for (long i = 0; i < count; i += UNIT) end_found(&f, i, count, sums + own * rows + first, by);
                 turn_back(f.answer, by, count, size, out + (first * queries + own) * size, queries * size, 0);
-                for (long i = 0; i < count; i++) sums[own * rows + first + i] = norm_found(&f, i);
             }
         _tile_release();
         free(memory);
@@ -242,17 +259,9 @@ int look_by_units(const uint16_t *qkv, uint16_t *out, float *sums, long rows, lo
                     sight s = {TILE, 0, seen, in_blocks(seen), in_blocks(count)};
                     find_among(&f, pack, pack + TILE * size, size, scaling, &s);
                 }
-                float by[TILE] = {0};
-                for (long i = 0; i < count; i++) {
-                    float *norm = sums + own * rows + row + i, more = norm_found(&f, i);
-                    float high = MAX(*norm, more), whole = high + logf(expf(*norm - high) + expf(more - high));
-                    __m512 of_own = _mm512_set1_ps(expf(*norm - whole));
-                    uint16_t *to = out + ((row + i) * queries + own) * size;
-                    for (long j = 0; j < size; j += UNIT) write_16(to + j, _mm512_mul_ps(read_16(to + j), of_own));
-                    by[i] = expf(more - whole) / f.sum[i];
-                    *norm = whole;
-                }
-                turn_back(f.answer, by, count, size, out + (row * queries + own) * size, queries * size, 1);
+                float by[TILE], of_old[TILE];
+                for (long i = 0; i < count; i += UNIT) end_found_beside(&f, i, count, sums + own * rows + row, of_old, by);
+                turn_back(f.answer, by, count, size, out + (row * queries + own) * size, queries * size, of_old);
             }
         _tile_release();
         free(memory);

@@ -284,7 +284,7 @@ int look_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uin
                     sight s = {TILE, 0, seen, in_blocks(seen), in_blocks(count)};
                     answer_back(&a, &q, size, scaling, &s);
                 }
-                turn_back(q.dq, ones, count, size, d_qkv + row * distance + head * size, distance, 1);
+                turn_back(q.dq, ones, count, size, d_qkv + row * distance + head * size, distance, ones);
             }
             for (long key = 0; key < seen_rows; key += TILE) {
                 answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);

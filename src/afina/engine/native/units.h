@@ -186,6 +186,19 @@ static inline __attribute__((always_inline)) __m512 any_power_16(__m512 x, const
 /* 2^x for x ≤ 0; below -126 it is next to nothing. */
 static inline __m512 power_16(__m512 x) { return any_power_16(_mm512_max_ps(_mm512_set1_ps(-126.0f), x), 1); /* in this order none stays none */ }
 
+/* log2 x for x > 0, to 2 units in the last place: x = m · 2^n with m in [0.75, 1.5), and the series of artanh((m - 1) / (m + 1)). */
+static inline __m512 log2_16(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 m = _mm512_getmant_ps(x, _MM_MANT_NORM_p75_1p5, _MM_MANT_SIGN_src), n = _mm512_sub_ps(_mm512_getexp_ps(x), _mm512_getexp_ps(m));
+    __m512 t = _mm512_div_ps(_mm512_sub_ps(m, one), _mm512_add_ps(m, one)), square = _mm512_mul_ps(t, t);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(2.0f / 9.0f * LOG2_E), square, _mm512_set1_ps(2.0f / 7.0f * LOG2_E));
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(2.0f / 5.0f * LOG2_E));
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(2.0f / 3.0f * LOG2_E));
+    p = _mm512_fmadd_ps(p, square, _mm512_set1_ps(2.0f * LOG2_E));
+    /* x = 2^n: getexp of m is 0 for m in [1, 1.5) and -1 below, so that n fits m */
+    return _mm512_fmadd_ps(p, t, n);
+}
+
 /* SiLU of x or its GELU by tanh, and the slope there, to 14 bits: they become bfloat16. */
 static inline __attribute__((always_inline)) __m512 activation_16(__m512 x, const int gelu, __m512 *slope) {
     const __m512 one = _mm512_set1_ps(1.0f);
