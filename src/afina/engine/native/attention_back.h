@@ -121,19 +121,18 @@ static void answer_back(answering *a, asked *q, long size, float scaling, const 
         units_product(size, BLOCK_OF, seen_from(s, query), a->turned, TILE, a->changes_woven + 2 * query, 2 * TILE, q->dq + query, TILE, 1);
 }
 
-/* Gradients of keys and values of every query head, (queries, rows, 2, size), summed over the heads that share them into d_qkv; where
- * `add`, onto what is there. To be called by all threads. */
-static void gather_shares(const float *shares, uint16_t *d_qkv, long rows, long queries, long keys, long size, int add) {
-    long distance = (queries + 2 * keys) * size, group = queries / keys;
+/* Gradients of keys and values, (keys, members, rows, 2, size): those of query heads, or of parts of their tokens, summed over the members
+ * that share a key's head into d_qkv; where `add`, onto what is there. To be called by all threads. */
+static void gather_shares(const float *shares, uint16_t *d_qkv, long rows, long members, long distance, long keys, long size, int add) {
 #pragma omp for schedule(static)
     for (long row = 0; row < rows; row++)
         for (long head = 0; head < keys; head++)
             for (long which = 0; which < 2; which++) {
-                uint16_t *to = d_qkv + row * distance + (queries + which * keys + head) * size;
+                uint16_t *to = d_qkv + (row + 1) * distance + ((which - 2) * keys + head) * size;
                 for (long j = 0; j < size; j += UNIT) {
                     __m512 total = add ? read_16(to + j) : _mm512_setzero_ps();
-                    for (long member = 0; member < group; member++) {
-                        const float *share = shares + (((head * group + member) * rows + row) * 2 + which) * size + j;
+                    for (long member = 0; member < members; member++) {
+                        const float *share = shares + (((head * members + member) * rows + row) * 2 + which) * size + j;
                         total = _mm512_add_ps(total, _mm512_loadu_ps(share));
                     }
                     write_16(to + j, total);
@@ -237,7 +236,7 @@ int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const u
                 }
             }
         _tile_release();
-        if (shares) gather_shares(shares, d_qkv, rows, queries, keys, size, 0);
+        if (shares) gather_shares(shares, d_qkv, rows, group, distance, keys, size, 0);
         free(work);
     }
     free(shares);
@@ -250,8 +249,8 @@ int look_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uin
                            long rows, long first, long end, long start, long stop, long queries, long keys, long size,
                            float scaling) {
     long distance = (queries + 2 * keys) * size, group = queries / keys, seen_rows = stop - start;
-    long tiles = (seen_rows + TILE - 1) / TILE;
-    float *shares = malloc((size_t)(queries * seen_rows * 2 * size) * 4);
+    long tiles = (seen_rows + TILE - 1) / TILE, askers = (end - first + TILE - 1) / TILE, parts = MIN(4, askers); /* work for more threads */
+    float *shares = malloc((size_t)(queries * parts * seen_rows * 2 * size) * 4);
     if (!shares) return 1;
     int failed = 0;
     float ones[TILE];
@@ -266,33 +265,34 @@ int look_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uin
         char *work = memory + asked_bytes(size), *answers = work + work_bytes(size);
         asked q = asked_at(memory, size);
         claim_units();
-#pragma omp for schedule(dynamic)
-        for (long head = 0; head < queries; head++) {
-            if (!memory) continue;
-            for (long key = 0; key < seen_rows; key += TILE) {
-                answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
-                const uint16_t *k = qkv + (start + key) * distance + (queries + head / group) * size;
-                begin_answering(&a, k, k + keys * size, distance, MIN(TILE, seen_rows - key), size);
-            }
-            for (long row = first; row < end; row += TILE) {
-                long at = (row * queries + head) * size, count = MIN(TILE, end - row);
-                ask_back(&q, qkv + row * distance + head * size, distance, d_out + at, out + at, queries * size,
-                         sums + head * rows + row, count, size, (uint16_t *)work);
+#pragma omp for schedule(dynamic) collapse(2)
+        for (long head = 0; head < queries; head++)
+            for (long part = 0; part < parts; part++) {
+                if (!memory) continue;
                 for (long key = 0; key < seen_rows; key += TILE) {
                     answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
-                    long seen = MIN(TILE, seen_rows - key);
-                    sight s = {TILE, 0, seen, in_blocks(seen), in_blocks(count)};
-                    answer_back(&a, &q, size, scaling, &s);
+                    const uint16_t *k = qkv + (start + key) * distance + (queries + head / group) * size;
+                    begin_answering(&a, k, k + keys * size, distance, MIN(TILE, seen_rows - key), size);
                 }
-                turn_back(q.dq, ones, count, size, d_qkv + row * distance + head * size, distance, ones);
+                for (long asker = part * askers / parts; asker < (part + 1) * askers / parts; asker++) {
+                    long row = first + asker * TILE, at = (row * queries + head) * size, count = MIN(TILE, end - row);
+                    ask_back(&q, qkv + row * distance + head * size, distance, d_out + at, out + at, queries * size,
+                             sums + head * rows + row, count, size, (uint16_t *)work);
+                    for (long key = 0; key < seen_rows; key += TILE) {
+                        answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
+                        long seen = MIN(TILE, seen_rows - key);
+                        sight s = {TILE, 0, seen, in_blocks(seen), in_blocks(count)};
+                        answer_back(&a, &q, size, scaling, &s);
+                    }
+                    turn_back(q.dq, ones, count, size, d_qkv + row * distance + head * size, distance, ones);
+                }
+                for (long key = 0; key < seen_rows; key += TILE) {
+                    answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
+                    put_share(shares + ((head * parts + part) * seen_rows + key) * 2 * size, &a, MIN(TILE, seen_rows - key), size);
+                }
             }
-            for (long key = 0; key < seen_rows; key += TILE) {
-                answering a = answering_at(answers + key / TILE * answering_bytes(size), work, size);
-                put_share(shares + (head * seen_rows + key) * 2 * size, &a, MIN(TILE, seen_rows - key), size);
-            }
-        }
         _tile_release();
-        gather_shares(shares, d_qkv + start * distance, seen_rows, queries, keys, size, 1);
+        gather_shares(shares, d_qkv + start * distance, seen_rows, group * parts, distance, keys, size, 1);
         free(memory);
     }
     free(shares);
