@@ -50,11 +50,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         # kernels work where the scores lie, PyTorch's operators on a copy in float32
         width = weight.element_size() if native.serves(hidden, weight) else 4
         size = max(1, SCORES_AT_ONCE // (weight.shape[0] * width) // ROUNDED_TO) * ROUNDED_TO
+        # one piece of memory for all chunks: new pieces of other sizes would leave holes behind
+        room = hidden.new_empty(min(size, hidden.shape[0] + -hidden.shape[0] % multiple(hidden.dtype)), weight.shape[0])
         for start in range(0, hidden.shape[0], size):
             h, t = hidden[start : start + size], targets[start : start + size]
             count = h.shape[0]
             h = F.pad(h, (0, 0, 0, -count % multiple(h.dtype)))
-            scores = F.linear(h, weight, bias)
+            scores = torch.mm(h, weight.t(), out=room[: h.shape[0]])
+            if bias is not None:
+                scores += bias
             losses, grad = _rows(scores[:count], t, scale, softcap, need_hidden or need_weight or need_bias)
             often = None if weights is None else weights[start : start + size]
             total += losses.sum() if often is None else losses @ often
