@@ -128,6 +128,7 @@ static void gather_shares(const float *shares, uint16_t *d_qkv, long rows, long 
     for (long row = 0; row < rows; row++)
         for (long head = 0; head < keys; head++)
             for (long which = 0; which < 2; which++) {
+                /* keys and values are the last in a row */
                 uint16_t *to = d_qkv + (row + 1) * distance + ((which - 2) * keys + head) * size;
                 for (long j = 0; j < size; j += UNIT) {
                     __m512 total = add ? read_16(to + j) : _mm512_setzero_ps();

@@ -44,8 +44,7 @@ static void put_block(const float *sums, long row, long column, long width, int 
     }
 }
 
-/* narrowᵀ · wide (rows, all_columns) for narrow (tokens, rows) and wide (tokens, all_columns), or where `turned` its transpose (`width`
- * numbers a row), to
+/* narrowᵀ · wide (rows, all_columns) for narrow (tokens, rows) and wide (tokens, all_columns), or where `turned` its transpose, to
  * where it goes. woven: wide lies in blocks of 32 tokens and columns, each woven. */
 int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, long all_columns, int woven, int turned, const result *to,
                     long tokens) {

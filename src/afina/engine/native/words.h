@@ -34,7 +34,8 @@ static void cap_scores(float *scores, long count, float scale, float softcap) {
 }
 
 /* A token's scores with some words become weights against its highest score so far (in bfloat16, and times how much the capped move
- * with the uncapped; none for the target, whose gradient is a small difference of near numbers that rounding would lose); what `sums` (width) holds is brought down to a new highest. Scores times `by` are exponents of 2. */
+ * with the uncapped; none for the target, whose gradient is a small difference of near numbers that rounding would lose); what `sums`
+ * (width) holds is brought down to a new highest. Scores times `by` are exponents of 2. */
 static void meet(const float *scores, long count, long target, float by, float softcap, met *m, uint16_t *weights, float *sums, long width) {
     __m512 high = _mm512_set1_ps(m->most), sum = _mm512_setzero_ps();
     const __m512 exponent = _mm512_set1_ps(by), cap = _mm512_set1_ps(softcap ? 1.0f / (softcap * LOG2_E) : 0.0f), one = _mm512_set1_ps(1.0f);
