@@ -214,7 +214,7 @@ int attend_by_units(const uint16_t *qkv, uint16_t *out, float *sums, const int32
                 for (long i = 0; i < count; i += UNIT) end_found(&f, i, count, sums + own * rows + first, by);
                 turn_back(f.answer, by, count, size, out + (first * queries + own) * size, queries * size, 0);
             }
-        _tile_release();
+        release_units();
         free(memory);
     }
     free(work);
@@ -263,7 +263,7 @@ int look_by_units(const uint16_t *qkv, uint16_t *out, float *sums, long rows, lo
                 for (long i = 0; i < count; i += UNIT) end_found_beside(&f, i, count, sums + own * rows + row, of_old, by);
                 turn_back(f.answer, by, count, size, out + (row * queries + own) * size, queries * size, of_old);
             }
-        _tile_release();
+        release_units();
         free(memory);
     }
     free(packs);

@@ -236,7 +236,7 @@ int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const u
                                distance, keys * size);
                 }
             }
-        _tile_release();
+        release_units();
         if (shares) gather_shares(shares, d_qkv, rows, group, distance, keys, size, 0);
         free(work);
     }
@@ -292,7 +292,7 @@ int look_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const uin
                     put_share(shares + ((head * parts + part) * seen_rows + key) * 2 * size, &a, MIN(TILE, seen_rows - key), size);
                 }
             }
-        _tile_release();
+        release_units();
         gather_shares(shares, d_qkv + start * distance, seen_rows, group * parts, distance, keys, size, 1);
         free(memory);
     }

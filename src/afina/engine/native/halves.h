@@ -59,7 +59,7 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
                 turn_heads(found + row * f->width, cosine + (at + row) * (size / 2), sine + (at + row) * (size / 2), heads, size, 0);
             memcpy(y + at * f->width, found, (size_t)(rows * f->width) * 2);
         }
-        _tile_release();
+        release_units();
     }
     free(panels);
     return 0;
@@ -119,7 +119,7 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
             learn_all_up(&l, dy + at * f->depth, rows, stretch);
             learn_all_down(&l, h, rows, stretch);
         }
-        _tile_release();
+        release_units();
         end_learning(&l, stretches);
     }
     free(panels);
@@ -203,7 +203,7 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
             }
             find_rows(between, 1, rows, last, panels_last, sums, x + at * width, z_last + at * last->rank, y + at * width);
         }
-        _tile_release();
+        release_units();
         _mm_sfence();
     }
     free(panels);
@@ -276,7 +276,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
             learn_from(&l_first, 0, dz, rows);
             learn_all_down(&l_first, h, rows, stretch);
         }
-        _tile_release();
+        release_units();
         _mm_sfence();
         end_learning(&l_last, stretches);
         end_learning(&l_first, stretches);

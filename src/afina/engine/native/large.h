@@ -51,7 +51,7 @@ static void take_to_rank(const uint16_t *x, int blocked, long rows, const factor
     for (long r = 0; r < f->rank; r += BLOCK_OF)
         for (long row = 0; row < rows; row += BLOCK_OF) {
             begin_block(sums, BLOCK_OF, 0);
-            add_to_block(x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF,
+            add_to_block(sums, BLOCK_OF, x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF,
                          f->across + 2 * r, 2 * f->rank, f->depth, A_PASSES, 0);
             end_block(sums, BLOCK_OF);
             for (long i = 0; i < BLOCK_OF; i++)
@@ -88,9 +88,9 @@ static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long
         for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
             float *block = whole ? sums : sums + row * BLOCK_OF;
             begin_block(block, BLOCK_OF, step > 0);
-            add_to_block(x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, A_PASSES, soon);
+            add_to_block(block, BLOCK_OF, x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, A_PASSES, soon);
             if (last && f->rank)
-                add_to_block(z + row * f->rank, f->rank, BLOCK_OF, f->along + column * f->rank, 2 * BLOCK_OF, f->rank, A_PASSES, 0);
+                add_to_block(block, BLOCK_OF, z + row * f->rank, f->rank, BLOCK_OF, f->along + column * f->rank, 2 * BLOCK_OF, f->rank, A_PASSES, 0);
             end_block(block, BLOCK_OF);
             if (last) write_block(block, add ? add + row * distance : 0, bias, y + row * distance, distance);
         }

@@ -175,7 +175,7 @@ int project(const uint16_t *x, const factor *f, const uint16_t *add, const learn
             learn_all_up(&l, x + at * f->depth, rows, stretch);
             learn_all_down(&l, input + at * f->width, rows, stretch);
         }
-        _tile_release();
+        release_units();
         end_learning(&l, stretches);
     }
     free(panels);

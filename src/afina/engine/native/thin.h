@@ -32,7 +32,7 @@ int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long toke
             weave(x + at * width + first, width, rows, columns, some);
             units_product(rank, columns, rows, turned, rows, some, 2 * columns, gradient + first, width, at > 0);
         }
-        _tile_release();
+        release_units();
         free(turned);
     }
     return failed;
@@ -68,7 +68,7 @@ int over_words(const uint16_t *scores, const uint16_t *weight, float *to, long r
                 }
             }
         }
-        _tile_release();
+        release_units();
         free(panel);
     }
     return failed;

@@ -1,123 +1,13 @@
-/* Products on a processor's matrix units (Intel AMX, bfloat16 in, float32 out), where it has them. Included by kernels.c once.
- *
- * A unit multiplies 16 rows of 32 numbers with 32 rows of 16, the latter laid out in pairs: two rows that follow each other are
- * woven into one of 16 pairs ("woven" below). All sizes here are multiples of 32. */
+/* What the kernels for whole blocks of bfloat16 share: registers of 16 numbers, weaving and turning. Included by kernels.c once, for processors
+ * that have AVX512-BF16. All sizes here are multiples of 32. */
 
-#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define UNITS 1
-#include <sys/syscall.h>
-#include <unistd.h>
+#include "blocks.h"
 
 #define LOG2_E 1.44269504088896341f
 #define LOG_2 0.693147180559945309f
-enum { REQUEST = 0x1023, TILE_DATA = 18, UNIT = 16, BLOCK_OF = 32, AHEAD_ROWS = 16, A_PASSES = 0, B_PASSES = 1 };
-
-/* Whether this process may use them: the kernel keeps their registers only for those that asked. */
-int units(void) {
-    static int known = -1;
-    if (known < 0) known = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
-    return known;
-}
-
-/* Eight registers of 16 rows of 64 bytes for this thread; to be given back by _tile_release. A constant, because compilers see of a
- * variable only the first bytes used. */
-static void claim_units(void) {
-    static const struct {
-        uint8_t palette, start, reserved[14];
-        uint16_t bytes[16];
-        uint8_t rows[16];
-    } __attribute__((packed, aligned(64))) shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-    _tile_loadconfig(&shape);
-}
-
-/* A float32 block (32 × 32) into four registers: c where `add`, else zeros. */
-static inline void begin_block(const float *c, long c_down, int add) {
-    if (add) {
-        _tile_loadd(0, c, c_down * 4);
-        _tile_loadd(1, c + UNIT, c_down * 4);
-        _tile_loadd(2, c + UNIT * c_down, c_down * 4);
-        _tile_loadd(3, c + UNIT * c_down + UNIT, c_down * 4);
-    } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    }
-}
-
-/* Add a (32 × depth; 32 columns and the next lie `a_along` apart) · b (depth × 32, woven, `b_down` numbers from pair to pair) to it. What
- * only passes does not take the room of what stays in the first-level cache. Where `soon`, as much memory from there on as there is in b
- * is brought near meanwhile. */
-static inline __attribute__((always_inline)) void add_to_block(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down,
-                                                               long depth, const int passes, const char *soon) {
-    for (long step = 0; step < depth; step += BLOCK_OF, a += a_along) {
-        const uint16_t *pairs = b + step / 2 * b_down;
-        if (soon)
-            for (long line = 0; line < 4; line++) _mm_prefetch(soon + step * 8 + line * 64, _MM_HINT_T1);
-        if (passes == A_PASSES) {
-            _tile_stream_loadd(4, a, a_down * 2);
-            _tile_loadd(6, pairs, b_down * 2);
-            _tile_loadd(7, pairs + BLOCK_OF, b_down * 2);
-            _tile_stream_loadd(5, a + UNIT * a_down, a_down * 2);
-        } else {
-            _tile_loadd(4, a, a_down * 2);
-            _tile_stream_loadd(6, pairs, b_down * 2);
-            _tile_stream_loadd(7, pairs + BLOCK_OF, b_down * 2);
-            _tile_loadd(5, a + UNIT * a_down, a_down * 2);
-        }
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-}
-
-/* The same of blocks that lie one after the other: those of a, of 32 rows and columns, and those of b, woven, `apart` from each other.
- * Meanwhile two lines of each that lie `ahead` of b's come near. */
-static inline void add_blocks(const uint16_t *a, const uint16_t *b, long apart, long depth, long ahead) {
-    for (long step = 0; step < depth; step += BLOCK_OF, a += BLOCK_OF * BLOCK_OF, b += apart) {
-        _mm_prefetch(b + ahead, _MM_HINT_T1);
-        _mm_prefetch(b + ahead + BLOCK_OF, _MM_HINT_T1);
-        _tile_stream_loadd(4, a, 2 * BLOCK_OF);
-        _tile_loadd(6, b, 4 * BLOCK_OF);
-        _tile_loadd(7, b + BLOCK_OF, 4 * BLOCK_OF);
-        _tile_stream_loadd(5, a + UNIT * BLOCK_OF, 2 * BLOCK_OF);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-    }
-}
-
-static inline void end_block(float *c, long c_down) {
-    _tile_stored(0, c, c_down * 4);
-    _tile_stored(1, c + UNIT, c_down * 4);
-    _tile_stored(2, c + UNIT * c_down, c_down * 4);
-    _tile_stored(3, c + UNIT * c_down + UNIT, c_down * 4);
-}
-
-/* The block of a (32 × depth) · b (depth × 32, woven) into c; where `add`, onto what is there. */
-static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
-                                 int add) {
-    begin_block(c, c_down, add);
-    add_to_block(a, a_down, BLOCK_OF, b, b_down, depth, B_PASSES, 0);
-    end_block(c, c_down);
-}
-
-/* The upper half of such a block, of 16 rows of a. */
-static inline void half_block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down) {
-    _tile_zero(0);
-    _tile_zero(1);
-    for (long step = 0; step < depth; step += BLOCK_OF) {
-        _tile_loadd(4, a + step, a_down * 2);
-        _tile_stream_loadd(6, b + step / 2 * b_down, b_down * 2);
-        _tile_stream_loadd(7, b + step / 2 * b_down + BLOCK_OF, b_down * 2);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-    }
-    _tile_stored(0, c, c_down * 4);
-    _tile_stored(1, c + UNIT, c_down * 4);
-}
+enum { AHEAD_ROWS = 16 };
 
 static inline __m512 read_16(const uint16_t *from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));

@@ -77,7 +77,7 @@ int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, lon
                         for (long j = 0; j < down; j += BLOCK_OF) {
                             float *block = sums + j * COLUMNS_AT_ONCE + i * BLOCK_OF;
                             begin_block(block, BLOCK_OF, token > 0);
-                            add_blocks(blocks + (row + j) * tokens + token * BLOCK_OF, b, apart, depth, next + 2 * j % (BLOCK_OF * BLOCK_OF));
+                            add_blocks(block, BLOCK_OF, blocks + (row + j) * tokens + token * BLOCK_OF, b, apart, depth, next + 2 * j % (BLOCK_OF * BLOCK_OF));
                             end_block(block, BLOCK_OF);
                         }
                     }
@@ -87,7 +87,7 @@ int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, lon
                         put_block(sums + j * COLUMNS_AT_ONCE + i * BLOCK_OF, row + j, first + i, width, turned, to);
             }
         }
-        _tile_release();
+        release_units();
     }
     free(blocks);
     free(all_sums);

@@ -92,7 +92,7 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
                                   word > 0);
             }
         }
-        _tile_release();
+        release_units();
         for (long row = begin; row < end; row++) {
             const met m = all[row];
             losses[row] = logf(m.sum) + (m.most - m.wanted) * LOG_2;
