@@ -59,7 +59,7 @@ def serves_heads(size: int) -> bool:
 
 
 def has_units() -> bool:
-    """Whether the processor multiplies bfloat16 on matrix units, for which attention has kernels of its own."""
+    """Whether there are kernels for whole blocks of bfloat16: for matrix units, or for AVX512-BF16's dot products in their place."""
     found = library()
     return found is not None and bool(found.units())
 
