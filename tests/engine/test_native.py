@@ -19,6 +19,7 @@ from afina.engine import elementwise, native, segments
 from afina.engine.elementwise import Norm
 from afina.engine.loss import cross_entropy
 from afina.engine.native import build
+from afina.engine.native.adapters import spans
 from afina.engine.native.halves import in_rows
 from afina.engine.products import Product, Thin, over_all_tokens, over_tokens, padded
 from afina.engine.segments import Heads, Look
@@ -272,6 +273,35 @@ def test_products(
         wanted += z.double() @ up.matrix.double()
         check(over_tokens(z, x), z.double().t() @ x.double(), dtype)
     check(y, wanted, dtype)
+
+
+LAYERS = [(slice(0, 16), slice(0, 40)), (slice(16, 32), slice(40, 64)), (slice(32, 40), slice(96, 128))]
+"""Ranks and outputs of three adapters over 160 outputs: two meet within 32 outputs, and some outputs have none."""
+
+
+def test_spans_hold_all_places_in_whole_steps() -> None:
+    columns, ranks = spans(torch.zeros(64, 160), LAYERS)
+    assert columns.tolist() == [[0, 64], [32, 64], [96, 128], [0, 0]]
+    assert ranks.tolist() == [[0, 16], [0, 32], [0, 0], [32, 48], [0, 0]]
+
+
+@ways
+@pytest.mark.parametrize("turned", [True, False])
+def test_products_leave_out_ranks_that_are_zeros(dtype: torch.dtype, units: None, turned: bool) -> None:
+    x, weight = numbers(70, 96, dtype=dtype), numbers(160, 96, dtype=dtype)
+    down, up = Thin(torch.zeros(64, 96, dtype=dtype)), Thin(torch.zeros(64, 160, dtype=dtype), LAYERS)
+    down.matrix[:40] = numbers(40, 96, dtype=dtype)
+    for ranks, outputs in LAYERS:
+        up.matrix[ranks, outputs] = numbers(ranks.stop - ranks.start, outputs.stop - outputs.start, dtype=dtype)
+    for thin in (down, up):
+        thin.changed()
+    y, z = Product(weight if turned else weight.t().contiguous(), turned, down, up)(x)
+    assert z is not None
+    check(y, x.double() @ weight.double().t() + z.double() @ up.matrix.double(), dtype)
+    dy = numbers(70, 160, dtype=dtype)
+    _, z = Product(weight.t().contiguous() if turned else weight, turned, up, down)(dy)
+    assert z is not None
+    check(z, dy.double() @ up.matrix.double().t(), dtype)
 
 
 def test_what_cannot_be_seen_weighs_nothing_at_all(monkeypatch: pytest.MonkeyPatch, library: Any) -> None:

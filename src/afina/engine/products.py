@@ -5,11 +5,14 @@ On matrix units by kernels of ours that read it once; else by PyTorch's products
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from afina.engine import native
 from afina.engine.native import halves
+from afina.engine.native.adapters import spans
 from afina.engine.native.halves import Factor
 
 
@@ -19,11 +22,20 @@ def padded(rank: int, dtype: torch.dtype) -> int:
 
 
 class Thin:
-    """A matrix (rank, width), and woven for both ways where matrix units take it; `changed` is to be called after its numbers were."""
+    """A matrix (rank, width), and woven for both ways where matrix units take it; `changed` is to be called after its numbers were.
 
-    def __init__(self, matrix: Tensor) -> None:
+    places: (ranks, columns) outside which all its numbers are zeros (by default none are). factors: what the kernels take to go from width
+    to rank, and from rank to width.
+    """
+
+    def __init__(self, matrix: Tensor, places: Sequence[tuple[slice, slice]] = ()) -> None:
         self.matrix = matrix
         self.woven = (torch.empty_like(matrix), torch.empty_like(matrix)) if on_units(matrix) else None
+        self.factors: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+        if self.woven:
+            rank, width = matrix.shape
+            columns, ranks = spans(matrix, places or [(slice(0, rank), slice(0, width))])
+            self.factors = (self.woven[0], columns), (self.woven[1], ranks)
 
     def changed(self) -> None:
         """Take in new numbers."""
@@ -48,9 +60,9 @@ class Product:
         self.factor: Factor | None = None
         if on_units(weight):
             if down is None or up is None:
-                self.factor = Factor.of(weight, turned, None, None, bias)
-            elif down.woven and up.woven:
-                self.factor = Factor.of(weight, turned, down.woven[0], up.woven[1], bias)
+                self.factor = Factor.of(weight, turned, bias=bias)
+            elif down.factors and up.factors:
+                self.factor = Factor.of(weight, turned, down.factors[0], up.factors[1], bias)
 
     def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """The result (+ `add`), in `out` where given, and z."""

@@ -64,8 +64,11 @@ class Projection:
         if self.has_adapter:
             total, inputs = self._base.shape
             rank = padded(ends[-1], self._base.dtype)
-            self._down = Thin(self._base.new_zeros(rank, inputs))  # all A, one after the other
-            self._up = Thin(self._base.new_zeros(rank, total))  # all s·Bᵀ, each at its layer's outputs
+            places = [(each.ranks, each.outputs) for each in self._adapters]
+            self._up = Thin(self._base.new_zeros(rank, total), places)  # all s·Bᵀ, each at its layer's outputs
+            self._down = Thin(
+                self._base.new_zeros(rank, inputs), [(slice(0, ends[-1]), slice(0, inputs))]
+            )  # all A, one after the other
         down, up = (self._down, self._up) if self._beside else (None, None)
         self.ahead = Product(self.weight, True, down, up, self.bias)
         self.back = Product(self.weight, False, up, down)

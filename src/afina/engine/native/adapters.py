@@ -12,7 +12,8 @@ from torch import Tensor
 from afina.engine.native.build import library
 from afina.engine.native.calls import address, call
 
-__all__ = ["Beside", "Learned", "learned", "take"]
+__all__ = ["Beside", "Learned", "learned", "spans", "take"]
+RANKS_TOGETHER, COLUMNS_TOGETHER = 16, 32
 
 
 class Beside(NamedTuple):
@@ -50,6 +51,26 @@ def take(adapters: Sequence[Beside], down: Sequence[Tensor], up: Sequence[Tensor
     (rank, inputs), outputs = down[0].shape, up[0].shape[1]
     given = _of(adapters, None, [each for own in adapters for each in (own.a, own.b)])
     call(library(), "take_adapters", given, *down, *up, rank, inputs, outputs)
+
+
+def spans(matrix: Tensor, places: Sequence[tuple[slice, slice]]) -> tuple[Tensor, Tensor]:
+    """Of each 16 ranks of `matrix` (rank, width) the columns, and of each 32 columns the ranks, in which some of `places` (ranks, columns) lie:
+    from and up to, int32 (…, 2), in whole 32 and 16; nothing where there are none."""
+    rank, width = matrix.shape
+    turned = [(columns, ranks) for ranks, columns in places]
+    return _spans(places, rank, RANKS_TOGETHER, COLUMNS_TOGETHER), _spans(
+        turned, width, COLUMNS_TOGETHER, RANKS_TOGETHER
+    )
+
+
+def _spans(places: Sequence[tuple[slice, slice]], size: int, each: int, other: int) -> Tensor:
+    found: list[tuple[int, int]] = [(0, 0)] * (size // each)
+    for here, there in places:
+        for index in range(here.start // each, -(-here.stop // each)):
+            begin, end = there.start // other * other, -(-there.stop // other) * other
+            known = found[index]
+            found[index] = (min(known[0], begin), max(known[1], end)) if known[1] else (begin, end)
+    return torch.tensor(found, dtype=torch.int32)
 
 
 def _of(adapters: Sequence[Beside], z: Tensor | None, places: Sequence[Tensor]) -> Learned:

@@ -2,7 +2,8 @@
  * pairs (AVX512-BF16: AMD from Zen 4 on, some of Intel's). Included by units.h once.
  *
  * A unit multiplies 16 rows of 32 numbers with 32 rows of 16, the latter laid out in pairs: two rows that follow each other are
- * woven into one of 16 pairs ("woven" below). Dot products take one pair of a row and 16 such pairs. All sizes are multiples of 32.
+ * woven into one of 16 pairs ("woven" below). Dot products take one pair of a row and 16 such pairs. All sizes are multiples of 32,
+ * but LoRA's ranks count in RANKS.
  *
  * A block is begun, added to and ended in c; in between c holds nothing that can be read. */
 
@@ -12,7 +13,7 @@ enum { UNIT = 16, BLOCK_OF = 32, A_PASSES = 0, B_PASSES = 1 };
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { REQUEST = 0x1023, TILE_DATA = 18 };
+enum { REQUEST = 0x1023, TILE_DATA = 18, RANKS = 32 };
 
 /* Whether this process may use them: the kernel keeps their registers only for those that asked. */
 int units(void) {
@@ -116,8 +117,23 @@ static inline void half_block_product(const uint16_t *a, long a_down, const uint
     _tile_stored(0, c, c_down * 4);
     _tile_stored(1, c + UNIT, c_down * 4);
 }
+
+/* The block of a (32 × depth) · b (depth × 32, woven) into c; where `add`, onto what is there. */
+static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
+                                 int add) {
+    begin_block(c, c_down, add);
+    add_to_block(c, c_down, a, a_down, BLOCK_OF, b, b_down, depth, B_PASSES, 0);
+    end_block(c, c_down);
+}
+
+/* The same for RANKS columns of 32 rows of a as add_to_block takes them, into c (32, RANKS). */
+static inline void thin_product(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down, long depth, float *c) {
+    begin_block(c, RANKS, 0);
+    add_to_block(c, RANKS, a, a_down, a_along, b, b_down, depth, A_PASSES, 0);
+    end_block(c, RANKS);
+}
 #else
-enum { ROWS_OF_DOTS = 8 };
+enum { RANKS = 16, ROWS_OF_DOTS = 8 };
 
 int units(void) { return 1; }
 
@@ -125,31 +141,35 @@ static void claim_units(void) {}
 
 static void release_units(void) {}
 
-/* ROWS_OF_DOTS rows of c = or += a · b as add_to_block takes them, blocks of b `b_along` apart. Sixteen sums in registers: a processor does one
- * dot product a cycle and needs six at once for that. */
-static inline __attribute__((always_inline)) void add_dots(float *c, long c_down, const int add, const uint16_t *a, long a_down, long a_along,
-                                                           const uint16_t *b, long b_down, long b_along, long depth, const char *soon) {
-    __m512 left[ROWS_OF_DOTS], right[ROWS_OF_DOTS];
-    for (int i = 0; i < ROWS_OF_DOTS; i++) {
-        left[i] = add ? _mm512_loadu_ps(c + i * c_down) : _mm512_setzero_ps();
-        right[i] = add ? _mm512_loadu_ps(c + i * c_down + UNIT) : _mm512_setzero_ps();
-    }
+/* `rows` of c, up to 16, and `across` times 16 columns of it = or += a · b as add_to_block takes them, of a depth of any 16, blocks of b
+ * `b_along` apart. Sixteen sums in registers: a processor makes one of these dot products a cycle and takes six for it. */
+static inline __attribute__((always_inline)) void add_dots(float *c, long c_down, const int add, const int rows, const int across,
+                                                           const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down,
+                                                           long b_along, long depth, const char *soon) {
+    __m512 sum[UNIT][2];
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < across; j++) sum[i][j] = add ? _mm512_loadu_ps(c + i * c_down + j * UNIT) : _mm512_setzero_ps();
     for (long step = 0; step < depth; step += BLOCK_OF, a += a_along, b += b_along) {
         if (soon) _mm_prefetch(soon + step * 8, _MM_HINT_T1);
-        for (long pair = 0; pair < UNIT; pair++) {
-            const __m512bh one = (__m512bh)_mm512_loadu_si512(b + pair * b_down), two = (__m512bh)_mm512_loadu_si512(b + pair * b_down + BLOCK_OF);
-            for (int i = 0; i < ROWS_OF_DOTS; i++) {
+        for (long pair = 0; pair < MIN(UNIT, (depth - step) / 2); pair++) {
+            __m512bh pairs[2];
+#pragma GCC unroll 2
+            for (int j = 0; j < across; j++) pairs[j] = (__m512bh)_mm512_loadu_si512(b + pair * b_down + j * BLOCK_OF);
+#pragma GCC unroll 16
+            for (int i = 0; i < rows; i++) {
                 int32_t both;
                 memcpy(&both, a + i * a_down + 2 * pair, 4);
-                left[i] = _mm512_dpbf16_ps(left[i], (__m512bh)_mm512_set1_epi32(both), one);
-                right[i] = _mm512_dpbf16_ps(right[i], (__m512bh)_mm512_set1_epi32(both), two);
+#pragma GCC unroll 2
+                for (int j = 0; j < across; j++) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)_mm512_set1_epi32(both), pairs[j]);
             }
         }
     }
-    for (int i = 0; i < ROWS_OF_DOTS; i++) {
-        _mm512_storeu_ps(c + i * c_down, left[i]);
-        _mm512_storeu_ps(c + i * c_down + UNIT, right[i]);
-    }
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; i++)
+#pragma GCC unroll 2
+        for (int j = 0; j < across; j++) _mm512_storeu_ps(c + i * c_down + j * UNIT, sum[i][j]);
 }
 
 /* As above, with c in memory. */
@@ -161,27 +181,32 @@ static void add_to_block(float *c, long c_down, const uint16_t *a, long a_down, 
                          const int passes, const char *soon) {
     (void)passes;
     for (long i = 0; i < BLOCK_OF; i += ROWS_OF_DOTS)
-        add_dots(c + i * c_down, c_down, 1, a + i * a_down, a_down, a_along, b, b_down, UNIT * b_down, depth, soon ? soon + i * 8 : 0);
+        add_dots(c + i * c_down, c_down, 1, ROWS_OF_DOTS, 2, a + i * a_down, a_down, a_along, b, b_down, UNIT * b_down, depth,
+                 soon ? soon + i * 8 : 0);
 }
 
 static void add_blocks(float *c, long c_down, const uint16_t *a, const uint16_t *b, long apart, long depth, long ahead) {
-    (void)ahead; /* processors with these bring near on their own what is read in order */
+    (void)ahead; /* what is read in order comes near by itself */
     for (long i = 0; i < BLOCK_OF; i += ROWS_OF_DOTS)
-        add_dots(c + i * c_down, c_down, 1, a + i * BLOCK_OF, BLOCK_OF, BLOCK_OF * BLOCK_OF, b, 2 * BLOCK_OF, apart, depth, 0);
+        add_dots(c + i * c_down, c_down, 1, ROWS_OF_DOTS, 2, a + i * BLOCK_OF, BLOCK_OF, BLOCK_OF * BLOCK_OF, b, 2 * BLOCK_OF, apart, depth, 0);
 }
 
 static inline void end_block(float *c, long c_down) { (void)c, (void)c_down; }
 
 static void half_block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down) {
     for (long i = 0; i < UNIT; i += ROWS_OF_DOTS)
-        add_dots(c + i * c_down, c_down, 0, a + i * a_down, a_down, BLOCK_OF, b, b_down, UNIT * b_down, depth, 0);
+        add_dots(c + i * c_down, c_down, 0, ROWS_OF_DOTS, 2, a + i * a_down, a_down, BLOCK_OF, b, b_down, UNIT * b_down, depth, 0);
+}
+
+static void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down, int add) {
+    if (add)
+        add_to_block(c, c_down, a, a_down, BLOCK_OF, b, b_down, depth, B_PASSES, 0);
+    else
+        for (long i = 0; i < BLOCK_OF; i += UNIT) half_block_product(a + i * a_down, a_down, b, b_down, depth, c + i * c_down, c_down);
+}
+
+static void thin_product(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down, long depth, float *c) {
+    for (long i = 0; i < BLOCK_OF; i += UNIT)
+        add_dots(c + i * RANKS, RANKS, 0, UNIT, 1, a + i * a_down, a_down, a_along, b, b_down, UNIT * b_down, depth, 0);
 }
 #endif
-
-/* The block of a (32 × depth) · b (depth × 32, woven) into c; where `add`, onto what is there. */
-static inline void block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down,
-                                 int add) {
-    begin_block(c, c_down, add);
-    add_to_block(c, c_down, a, a_down, BLOCK_OF, b, b_down, depth, B_PASSES, 0);
-    end_block(c, c_down);
-}

@@ -34,10 +34,11 @@ __all__ = [
 
 class Factor(ctypes.Structure):
     """x → x · matrix + z · up (+ bias), z = x · downᵀ; weight: the matrix (depth, width) or, `turned`, its transpose; across and along:
-    down and up as `weave_both` gives them. The tensors must live as long as this does."""
+    down and up as `weave_both` gives them; inputs and ranks: where they are not zeros, as `spans` gives it. The tensors must live as long
+    as this does."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "across", "along")),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "across", "along", "inputs", "ranks")),
         *((name, ctypes.c_int64) for name in ("depth", "width", "rank", "turned")),
     )
     depth: int
@@ -46,12 +47,18 @@ class Factor(ctypes.Structure):
 
     @classmethod
     def of(
-        cls, weight: Tensor, turned: bool, across: Tensor | None, along: Tensor | None, bias: Tensor | None = None
+        cls,
+        weight: Tensor,
+        turned: bool,
+        down: tuple[Tensor, Tensor] | None = None,
+        up: tuple[Tensor, Tensor] | None = None,
+        bias: Tensor | None = None,
     ) -> Factor:
-        """Of tensors; across has a row a rank."""
+        """Of tensors: down is across and inputs, up is along and ranks."""
         depth, width = reversed(weight.shape) if turned else weight.shape
+        (across, inputs), (along, ranks) = down or (None, None), up or (None, None)
         rank = 0 if across is None else across.shape[0]
-        return cls(*map(address, (weight, bias, across, along)), depth, width, rank, turned)
+        return cls(*map(address, (weight, bias, across, along, inputs, ranks)), depth, width, rank, turned)
 
 
 class _Norm(ctypes.Structure):

@@ -8,10 +8,17 @@
 #if UNITS
 enum { PART = 576, STRIP = 384, BLOCKS_AT_ONCE = 10, ROWS_AT_ONCE = BLOCKS_AT_ONCE * BLOCK_OF, NEAR = 1 << 19 };
 
+/* From here on, and up to there. */
+typedef struct {
+    int32_t begin, end;
+} span;
+
 /* x (…, depth) → x · matrix + z · up (+ bias) (…, width) with z = x · downᵀ (…, rank). weight: the matrix (depth, width), or where
- * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. */
+ * `turned` its transpose; across: down (depth / 2, rank, 2), along: up (width / 32, rank / 2, 32, 2), neither where rank is 0. Outside some
+ * spans these are zeros: inputs of each 16 ranks of down, and ranks of each 32 columns of up; of multiples of 32 and of 16. */
 typedef struct {
     const uint16_t *weight, *bias, *across, *along;
+    const span *inputs, *ranks;
     int64_t depth, width, rank, turned;
 } factor;
 
@@ -47,16 +54,19 @@ static void lay_panels(const factor *f, uint16_t *panels) {
 
 /* z (rows, rank) = x · downᵀ. */
 static void take_to_rank(const uint16_t *x, int blocked, long rows, const factor *f, uint16_t *z) {
-    float sums[BLOCK_OF * BLOCK_OF] __attribute__((aligned(64)));
-    for (long r = 0; r < f->rank; r += BLOCK_OF)
+    float sums[BLOCK_OF * RANKS] __attribute__((aligned(64)));
+    const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF;
+    for (long r = 0; r < f->rank; r += RANKS) {
+        span s = f->inputs[r / UNIT];
+        for (const span *other = f->inputs + r / UNIT; other < f->inputs + (r + RANKS) / UNIT; other++)
+            if (other->begin < other->end) s = s.begin < s.end ? (span){MIN(s.begin, other->begin), MAX(s.end, other->end)} : *other;
         for (long row = 0; row < rows; row += BLOCK_OF) {
-            begin_block(sums, BLOCK_OF, 0);
-            add_to_block(sums, BLOCK_OF, x + place_of(row, 0, f->depth, blocked), blocked ? BLOCK_OF : f->depth, blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF,
-                         f->across + 2 * r, 2 * f->rank, f->depth, A_PASSES, 0);
-            end_block(sums, BLOCK_OF);
+            thin_product(x + place_of(row, s.begin, f->depth, blocked), down, along, f->across + s.begin * f->rank + 2 * r, 2 * f->rank,
+                         s.end - s.begin, sums);
             for (long i = 0; i < BLOCK_OF; i++)
-                write_32(z + (row + i) * f->rank + r, _mm512_load_ps(sums + i * BLOCK_OF), _mm512_load_ps(sums + i * BLOCK_OF + UNIT));
+                for (long j = 0; j < RANKS; j += UNIT) write_16(z + (row + i) * f->rank + r + j, _mm512_load_ps(sums + i * RANKS + j));
         }
+    }
 }
 
 /* 32 rows and columns of sums, plus those of `add` and a bias where there are such, into y; y and add have `distance` numbers a row. */
@@ -83,14 +93,17 @@ static void find_columns(const uint16_t *x, int blocked, const uint16_t *z, long
     const int whole = from == 0 && to == f->depth && to <= PART;
     const char *soon = (const char *)(panel + BLOCK_OF * f->depth + BLOCK_OF * from);
     const long down = blocked ? BLOCK_OF : f->depth, along = blocked ? BLOCK_OF * BLOCK_OF : BLOCK_OF;
+    const span own = f->rank ? f->ranks[column / BLOCK_OF] : (span){0, 0};
+    const long first = own.begin / RANKS * RANKS, ranks = (own.end + RANKS - 1) / RANKS * RANKS - first;
     for (long step = from; step < to; step += PART) {
         long depth = MIN(PART, to - step), last = step + depth == f->depth;
         for (long row = 0; row < rows; row += BLOCK_OF, soon += depth * 8) {
             float *block = whole ? sums : sums + row * BLOCK_OF;
             begin_block(block, BLOCK_OF, step > 0);
             add_to_block(block, BLOCK_OF, x + place_of(row, step, f->depth, blocked), down, along, panel + step * BLOCK_OF, 2 * BLOCK_OF, depth, A_PASSES, soon);
-            if (last && f->rank)
-                add_to_block(block, BLOCK_OF, z + row * f->rank, f->rank, BLOCK_OF, f->along + column * f->rank, 2 * BLOCK_OF, f->rank, A_PASSES, 0);
+            if (last && ranks)
+                add_to_block(block, BLOCK_OF, z + row * f->rank + first, f->rank, BLOCK_OF, f->along + column * f->rank + first * BLOCK_OF,
+                             2 * BLOCK_OF, ranks, A_PASSES, 0);
             end_block(block, BLOCK_OF);
             if (last) write_block(block, add ? add + row * distance : 0, bias, y + row * distance, distance);
         }

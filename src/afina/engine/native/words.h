@@ -13,7 +13,7 @@ typedef struct {
 /* Words [0, count) of (words, width) for both ways: `ahead` (count / 32, width / 2, 32, 2) from width to words, `back`
  * (width / 32, count / 2, 32, 2). To be called by all threads; ends with a barrier. */
 static void lay_words(const uint16_t *weight, long count, long width, uint16_t *ahead, uint16_t *back) {
-    const factor words = {weight, 0, 0, 0, width, count, 0, 1};
+    const factor words = {weight, 0, 0, 0, 0, 0, width, count, 0, 1};
     if (back) {
 #pragma omp for schedule(static) nowait
         for (long column = 0; column < width; column += BLOCK_OF) weave(weight + column, width, count, BLOCK_OF, back + column * count);
