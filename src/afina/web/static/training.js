@@ -252,6 +252,7 @@ function changed() {
   say("");
   follow();
   remember();
+  planning?.abort(); // its answer would be about what the form said before, and wipe away what is wrong now
   planSoon();
 }
 
