@@ -163,6 +163,34 @@ def test_a_bad_setting_is_called_by_its_label(studio: Studio, open_page: Open) -
     expect(page.locator("#form-problems")).not_to_contain_text("learning_rate")
 
 
+LATE_ESTIMATE = """
+const real = window.fetch;
+let first = true, start;
+const started = new Promise((resolve) => { start = resolve; });
+window.fetch = async (address, options) => {
+  const isPlan = String(address).endsWith("runs/plan");
+  if (isPlan && first) { first = false; window.held = true; const answer = await real(address, { ...options, signal: undefined });
+    await started; if (options.signal.aborted) throw new DOMException("", "AbortError"); window.late = true; return answer; }
+  const answer = await real(address, options);
+  if (String(address).endsWith("/runs") && options?.method === "POST") setTimeout(start, 50);
+  return answer;
+};
+"""
+
+
+def test_a_late_estimate_leaves_the_problems_of_start(studio: Studio, open_page: Open) -> None:
+    page = open_page(f"{studio.address}/models")
+    page.add_init_script(LATE_ESTIMATE)
+    page.goto(f"{studio.address}/training")
+    page.wait_for_function("window.held")
+    page.evaluate("""() => { const field = document.querySelector("#f-epochs"); field.value = "0";
+        field.dispatchEvent(new Event("input", { bubbles: true })); document.querySelector("#start").click(); }""")
+    expect(page.locator("#form-problems li")).to_have_count(1)
+    page.wait_for_timeout(1000)
+    expect(page.locator("#form-problems li")).to_have_count(1)
+    assert not page.evaluate("window.late")
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_covers_what_the_keyboard_is_at(studio: Studio, open_page: Open, width: int) -> None:
     page = open_page(f"{studio.address}/training", width=width)
