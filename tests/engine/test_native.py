@@ -230,17 +230,33 @@ def test_looking_back(both: Any, dtype: torch.dtype, units: None, window: int | 
 
 
 @ways
+@pytest.mark.parametrize("shared", [33, 400])
+def test_many_look_back_at_the_same(both: Any, dtype: torch.dtype, units: None, shared: int) -> None:
+    """So many that one thread takes all heads that share keys, and keys in more blocks than are taken together."""
+    heads = Heads(4, 2, 64, 0.125)
+    lengths = (shared, *(5 + 13 * n % 70 for n in range(20 if shared < 100 else 60)))
+    total = sum(lengths)
+    positions = torch.cat([torch.arange(shared), *(torch.arange(shared, shared + n) for n in lengths[1:])])
+    qkv, d_out = numbers(total, sum(heads.widths), dtype=dtype), numbers(total, heads.widths[0], dtype=dtype)
+    given = lengths, [Look(shared, total, 0, shared)], positions
+    ours, twins = both(lambda: segments.attend(qkv, heads, *given))
+    check(ours, twins, dtype)
+    check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, *given)), dtype)
+
+
+@ways
 def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype, units: None) -> None:
     heads = Heads(6, 2, 32, 0.2)
     lengths = (150, 3, 70)
+    given = lengths, [Look(150, 223, 0, 40)], torch.cat([torch.arange(150), torch.arange(40, 113)])
     qkv, d_out = numbers(223, sum(heads.widths), dtype=dtype), numbers(223, 192, dtype=dtype)
     before = torch.get_num_threads()
     found = []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            out, sums = segments.attend(qkv, heads, lengths)
-            found.append((out, sums, segments.attend_backward(d_out, qkv, out, sums, heads, lengths)))
+            out, sums = segments.attend(qkv, heads, *given)
+            found.append((out, sums, segments.attend_backward(d_out, qkv, out, sums, heads, *given)))
     finally:
         torch.set_num_threads(before)
     for other in found[1:]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
 from typing import NamedTuple
 
 import torch
@@ -53,7 +54,7 @@ class Heads:
 
 
 class Look(NamedTuple):
-    """The tokens [first, end) of a row see its tokens [start, stop) besides their own example: all of them come after those."""
+    """The tokens [first, end) of a row, whole examples, see its tokens [start, stop) besides their own example: all of them come after those."""
 
     first: int
     end: int
@@ -76,16 +77,15 @@ def attend(
     """
     out = qkv.new_empty(qkv.shape[0], heads.queries * heads.size) if out is None else out
     theirs = _has_units(qkv.dtype) and not native.has_units() and _fits_torch(heads, max(lengths))
-    if _compiled(qkv, heads) and not theirs:
-        sums = native.attend(qkv, out, lengths, *heads.shape, heads.scaling, heads.window)
+    compiled = _compiled(qkv, heads) and not theirs
+    near, others = _apart(looks, positions, heads, compiled)
+    if compiled:
+        sums = native.attend(qkv, out, lengths, near, *heads.shape, heads.scaling, heads.window)
     else:
         sums = _attend(qkv, heads, lengths, out)
     if positions is not None:
-        for look in looks:
-            if _compiled(qkv, heads) and not _is_far(look, positions, heads.window):
-                native.look(qkv, out, sums, look, *heads.shape, heads.scaling)
-            else:
-                _look_back(qkv, heads, look, positions, split_heads(out, heads.size), sums)
+        for look in others:
+            _look_back(qkv, heads, look, positions, split_heads(out, heads.size), sums)
     return out, sums
 
 
@@ -118,21 +118,19 @@ def attend_backward(
     positions: Tensor | None = None,
 ) -> Tensor:
     """The gradient of `qkv` from that of the output; scores are computed again, not kept."""
-    inner, compiled = None, _compiled(qkv, heads) and native.serves(qkv, d_out, out)
+    compiled = _compiled(qkv, heads) and native.serves(qkv, d_out, out)
+    near, others = _apart(looks, positions, heads, compiled)
     if compiled:
-        d_qkv = native.attend_backward(d_out, qkv, out, sums, lengths, *heads.shape, heads.scaling, heads.window)
+        d_qkv = native.attend_backward(d_out, qkv, out, sums, lengths, near, *heads.shape, heads.scaling, heads.window)
     else:
-        d_qkv, inner = torch.empty_like(qkv), _inner(d_out, out, heads)
+        d_qkv = torch.empty_like(qkv)
         for start, length in _examples(lengths):
             rows = slice(start, start + length)
-            _backward(d_out[rows], qkv[rows], sums[:, rows], inner[rows], heads, d_qkv[rows])
-    if looks and positions is not None:
-        for look in looks:
-            if compiled and not _is_far(look, positions, heads.window):
-                native.look_backward(d_out, qkv, out, sums, d_qkv, look, *heads.shape, heads.scaling)
-            else:
-                inner = _inner(d_out, out, heads) if inner is None else inner
-                _look_back_backward(d_out, qkv, sums, inner, heads, look, positions, d_qkv)
+            inner = _inner(d_out[rows], out[rows], heads)
+            _backward(d_out[rows], qkv[rows], sums[:, rows], inner, heads, d_qkv[rows])
+    if positions is not None:
+        for look in others:
+            _look_back_backward(d_out, qkv, out, sums, heads, look, positions, d_qkv)
     return d_qkv
 
 
@@ -307,9 +305,9 @@ def _look_back(qkv: Tensor, heads: Heads, look: Look, positions: Tensor, out: Te
 
 
 def _look_back_backward(
-    d_out: Tensor, qkv: Tensor, norm: Tensor, inner: Tensor, heads: Heads, look: Look, positions: Tensor, d_qkv: Tensor
+    d_out: Tensor, qkv: Tensor, out: Tensor, norm: Tensor, heads: Heads, look: Look, positions: Tensor, d_qkv: Tensor
 ) -> None:
-    """Add the gradients that flow through `look` to d_qkv; norm (queries, T), inner (T, queries)."""
+    """Add the gradients that flow through `look` to d_qkv; norm (queries, T)."""
     q_part, k_part, v_part = torch.split(qkv, heads.widths, dim=1)
     dq_part, dk_part, dv_part = torch.split(d_qkv, heads.widths, dim=1)
     seen = slice(look.start, look.stop)
@@ -322,7 +320,7 @@ def _look_back_backward(
             k,
             v,
             norm[:, block].reshape(heads.keys, -1, block.stop - block.start),
-            inner[block].t().reshape(heads.keys, -1, block.stop - block.start),
+            _inner(d_out[block], out[block], heads).t().reshape(heads.keys, -1, block.stop - block.start),
             heads,
             partial(_hide_far, look=look, positions=positions, window=heads.window, block=block),
         )
@@ -338,6 +336,16 @@ def _queries(look: Look) -> Iterator[slice]:
     at_once = max(1, QUERIES_AT_ONCE**2 // (look.stop - look.start))
     for first in range(look.first, look.end, at_once):
         yield slice(first, min(look.end, first + at_once))
+
+
+def _apart(
+    looks: Sequence[Look], positions: Tensor | None, heads: Heads, compiled: bool
+) -> tuple[list[Look], list[Look]]:
+    """The looks for the kernels, which see all they look at, and the others."""
+    if positions is None:
+        return [], []
+    kernels = [compiled and not _is_far(look, positions, heads.window) for look in looks]
+    return list(compress(looks, kernels)), [look for look, kernel in zip(looks, kernels, strict=True) if not kernel]
 
 
 def _is_far(look: Look, positions: Tensor, window: int | None) -> bool:

@@ -25,8 +25,6 @@ __all__ = [
     "gated_backward",
     "has_units",
     "library",
-    "look",
-    "look_backward",
     "loss_of_words",
     "norm",
     "norm_backward",
@@ -38,6 +36,8 @@ __all__ = [
     "serves_heads",
     "weave_both",
 ]
+Span = tuple[int, int, int, int]
+"""The rows [first, end), whole examples, see the rows [start, stop) besides their own: all of them come after those."""
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 UNITS_TAKE = 32
 """Matrix units take blocks of that many tokens, numbers of a head, or of a rank."""
@@ -118,81 +118,39 @@ def cross_entropy(scores: Tensor, targets: Tensor, scale: float, softcap: float 
 
 
 def attend(
-    qkv: Tensor, out: Tensor, lengths: Sequence[int], queries: int, keys: int, size: int, scaling: float,
+    qkv: Tensor, out: Tensor, lengths: Sequence[int], looks: Sequence[Span], queries: int, keys: int, size: int, scaling: float,
     window: int | None,
 ) -> Tensor:  # fmt: skip
-    """Causal attention of every example by itself: into `out` (T, queries · size); returns log Σ e^score (queries, T)."""
+    """Causal attention of every example by itself and of `looks` at what they see besides: into `out` (T, queries · size); returns
+    log Σ e^score (queries, T)."""
     sums = torch.empty(queries, qkv.shape[0], dtype=torch.float32)
-    _call(
-        _way("attend", qkv, size),
-        qkv,
-        qkv,
-        out,
-        sums,
-        _starts(*lengths),
-        len(lengths),
-        queries,
-        keys,
-        size,
-        scaling,
-        window or 0,
-    )
+    shape = queries, keys, size, scaling
+    given = qkv, out, sums, _starts(*lengths), len(lengths)
+    if _by_units(qkv, size):
+        _call("attend_by_units", qkv, *given, _looks(*looks), len(looks), *shape, window or 0)
+        return sums
+    _call("attend", qkv, *given, *shape, window or 0)
+    for look in looks:
+        _call("look", qkv, qkv, out, sums, qkv.shape[0], *look, *shape)
     return sums
 
 
 def attend_backward(
-    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, lengths: Sequence[int], queries: int, keys: int, size: int,
-    scaling: float, window: int | None,
+    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, lengths: Sequence[int], looks: Sequence[Span], queries: int, keys: int,
+    size: int, scaling: float, window: int | None,
 ) -> Tensor:  # fmt: skip
     """The gradient of `qkv`."""
     d_qkv = torch.empty_like(qkv)
-    starts = _starts(*lengths)
-    shape = (queries, keys, size)
-    _call(
-        _way("attend_backward", qkv, size),
-        qkv,
-        d_out,
-        qkv,
-        out,
-        sums,
-        d_qkv,
-        starts,
-        len(lengths),
-        *shape,
-        scaling,
-        window or 0,
-    )
+    shape = queries, keys, size, scaling
+    given = d_out, qkv, out, sums, d_qkv
+    if _by_units(qkv, size):
+        examples = _starts(*lengths), len(lengths), _looks(*looks), len(looks)
+        _call("attend_backward_by_units", qkv, *given, *examples, *shape, window or 0)
+        return d_qkv
+    _call("attend_backward", qkv, *given, _starts(*lengths), len(lengths), *shape, window or 0)
+    for look in looks:
+        _call("look_backward", qkv, *given, qkv.shape[0], *look, *shape)
     return d_qkv
-
-
-def look(
-    qkv: Tensor, out: Tensor, sums: Tensor, span: tuple[int, int, int, int], queries: int, keys: int, size: int,
-    scaling: float,
-) -> None:  # fmt: skip
-    """Mix what the rows [first, end) find at the keys of the rows [start, stop) into `out` and `sums`; span: those four."""
-    _call(_way("look", qkv, size), qkv, qkv, out, sums, qkv.shape[0], *span, queries, keys, size, scaling)
-
-
-def look_backward(
-    d_out: Tensor, qkv: Tensor, out: Tensor, sums: Tensor, d_qkv: Tensor, span: tuple[int, int, int, int], queries: int,
-    keys: int, size: int, scaling: float,
-) -> None:  # fmt: skip
-    """Add the gradients that flow through such a look to `d_qkv`."""
-    _call(
-        _way("look_backward", qkv, size),
-        qkv,
-        d_out,
-        qkv,
-        out,
-        sums,
-        d_qkv,
-        qkv.shape[0],
-        *span,
-        queries,
-        keys,
-        size,
-        scaling,
-    )
 
 
 def weave_both(matrix: Tensor, across: Tensor, along: Tensor) -> None:
@@ -236,9 +194,15 @@ def _starts(*lengths: int) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
-def _way(name: str, qkv: Tensor, size: int) -> str:
-    """The kernel of attention for `qkv`: matrix units take bfloat16 and heads of whole blocks."""
-    return f"{name}_by_units" if has_units() and qkv.dtype == torch.bfloat16 and size % UNITS_TAKE == 0 else name
+@lru_cache(maxsize=8)
+def _looks(*looks: Span) -> Tensor:
+    """As the kernels take them; the same for all layers too."""
+    return torch.tensor(looks, dtype=torch.int32)
+
+
+def _by_units(qkv: Tensor, size: int) -> bool:
+    """Whether attention goes by blocks: of bfloat16, and heads of whole blocks."""
+    return has_units() and qkv.dtype == torch.bfloat16 and size % UNITS_TAKE == 0
 
 
 def _call(name: str, like: Tensor, *values: Value) -> None:

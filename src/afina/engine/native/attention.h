@@ -1,271 +1,289 @@
-/* Attention as in tiles.h, in bfloat16 on matrix units. Included by kernels.c once, after units.h; heads of a multiple of 32.
+/* Attention as in tiles.h, in bfloat16 by blocks of 32 queries and 32 keys. Included by kernels.c once, after units.h; heads of a multiple of 32.
  *
- * Scores lie with a key a row and a query a column, so that everything that happens to the scores of a query happens to whole
- * registers, and weights are ready to be multiplied as they are written:
- *   scoresᵀ = K·Qᵀ, outᵀ += Vᵀ·weightsᵀ. */
+ * Queries and what they find are rows as they lie in memory; keys are laid out across and values along, once for all query heads that share
+ * them: scores = Q·Kᵀ, out = weights·V. Examples that begin alike look back at their beginning, which is so many keys more. */
 
 #if UNITS
+enum { BLOCKS_TOGETHER = 8, SCORES = BLOCKS_TOGETHER * BLOCK_OF + UNIT };
 
-/* Which keys of a tile a query sees: key j and query i where j ≤ i + ahead (any, where ahead ≥ TILE), i + ahead - j < window
- * (any, where window is 0), and j < seen. Of keys and queries the first `keys` and `queries` are there, multiples of 32. */
+/* The tokens [first, end), whole examples, see the tokens [start, stop) besides their own example. */
 typedef struct {
-    long ahead, window, seen, keys, queries;
+    int32_t first, end, start, stop;
+} look;
+
+/* Examples, one after the other from starts[0] on, and their looks. */
+typedef struct {
+    const int32_t *starts;
+    const look *looks;
+    long examples, count;
+} layout;
+
+static int looks_at(const layout *l, long example, const look *at) { return at->first <= l->starts[example] && l->starts[example + 1] <= at->end; }
+
+static inline long blocks_of(long count) { return (count + BLOCK_OF - 1) / BLOCK_OF; }
+
+/* What of a block of keys a block of queries sees: key j and query i where j ≤ i + ahead, i + ahead - j < window (any, where window
+ * is 0), and j < seen. */
+typedef struct {
+    long ahead, window, seen;
 } sight;
 
-static inline long in_blocks(long count) { return (count + BLOCK_OF - 1) / BLOCK_OF * BLOCK_OF; }
-
-/* Of each key, the queries that see it (bit i: query i); 0 where all see all, so that no masks are needed. */
-static int list_seen(const sight *s, uint64_t *seen) {
-    long furthest = s->queries - 1 + s->ahead;
-    if (s->ahead >= s->keys - 1 && s->seen >= s->keys && (!s->window || furthest < s->window)) return 0;
-    for (long j = 0; j < s->keys; j++) {
-        long from = MAX(0, j - s->ahead), until = s->window ? MIN(TILE, s->window + j - s->ahead) : TILE;
-        seen[j] = j >= s->seen || from >= until ? 0 : (~0ull << from) & (~0ull >> (64 - until));
-    }
-    return 1;
+static inline int sees_all(const sight *s) {
+    return s->ahead >= BLOCK_OF - 1 && s->seen >= BLOCK_OF && (!s->window || BLOCK_OF - 1 + s->ahead < s->window);
 }
 
-/* How many keys of the tile, in blocks, 32 queries from `query` on may see, and from which query on, in blocks, 32 keys may be seen: what
- * lies beyond is left out. */
-static inline long seen_from(const sight *s, long query) { return MIN(s->keys, in_blocks(query + BLOCK_OF + s->ahead)); }
-static inline long seers_of(const sight *s, long key) { return MAX(0, key - s->ahead) / BLOCK_OF * BLOCK_OF; }
+/* Whether it sees none. */
+static inline int sees_none(const sight *s) { return s->ahead <= -BLOCK_OF || (s->window && s->ahead - BLOCK_OF + 1 >= s->window); }
 
-/* `count` rows of `size`, then zeros up to TILE rows. */
+/* The bits [from, until) of 32. */
+static inline uint32_t bits(long from, long until) {
+    from = MAX(0, from), until = MIN(BLOCK_OF, until);
+    return from >= until ? 0 : (~0u << from) & (~0u >> (BLOCK_OF - until));
+}
+
+static inline uint32_t keys_seen(const sight *s, long query) {
+    return bits(s->window ? query + s->ahead + 1 - s->window : 0, MIN(s->seen, query + s->ahead + 1));
+}
+
+static inline uint32_t queries_seeing(const sight *s, long key) {
+    return key < s->seen ? bits(key - s->ahead, s->window ? s->window + key - s->ahead : BLOCK_OF) : 0;
+}
+
+/* `count` rows of `size`, then zeros up to BLOCK_OF rows. */
 static void fetch(const uint16_t *from, long distance, long count, long size, uint16_t *to) {
     for (long i = 0; i < count; i++) memcpy(to + i * size, from + i * distance, (size_t)size * 2);
-    memset(to + count * size, 0, (size_t)((TILE - count) * size) * 2);
+    memset(to + count * size, 0, (size_t)((BLOCK_OF - count) * size) * 2);
 }
 
-/* (TILE, size) → its transpose (size, TILE), by way of `woven` (as much memory). */
-static void turn_halves(const uint16_t *from, long size, uint16_t *woven, uint16_t *to) {
-    weave_across(from, size, TILE, size, woven);
-    for (long pair = 0; pair < size / 2; pair++)
-        for (long i = 0; i < TILE; i += UNIT) {
-            __m512i both = _mm512_loadu_si512(woven + pair * 2 * TILE + 2 * i);
-            _mm256_storeu_si256((__m256i *)(to + 2 * pair * TILE + i), _mm512_cvtepi32_epi16(both));
-            _mm256_storeu_si256((__m256i *)(to + (2 * pair + 1) * TILE + i), _mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
-        }
-}
-
-/* from (size, TILE) times `by` of each column, turned: the first `count` columns as rows of `size`; where `of_old`, onto as much of what is
- * there. */
-static void turn_back(const float *from, const float *by, long count, long size, uint16_t *to, long distance, const float *of_old) {
-    for (long i = 0; i < count; i += UNIT)
-        for (long j = 0; j < size; j += UNIT) {
-            __m512 row[UNIT], scale = _mm512_loadu_ps(by + i);
-            for (long k = 0; k < UNIT; k++) row[k] = _mm512_mul_ps(_mm512_loadu_ps(from + (j + k) * TILE + i), scale);
-            turn_16(row);
-            for (long k = 0; k < MIN(UNIT, count - i); k++) {
-                uint16_t *at = to + (i + k) * distance + j;
-                write_16(at, of_old ? _mm512_fmadd_ps(read_16(at), _mm512_set1_ps(of_old[i + k]), row[k]) : row[k]);
-            }
-        }
-}
-
-/* What a tile of queries has found so far: outᵀ (size, TILE), and of each query the highest score and the sum of weights. */
+/* Keys are laid out in blocks: those of the examples in their order, then those of the looks in theirs. The row a block begins at, how many
+ * keys it holds, which block it is, and which block of its example's queries is the first to see it; -1 where all do. */
 typedef struct {
-    float *answer, *score, most[TILE], sum[TILE];
-    uint16_t *across, *weights, *rows;
+    int32_t row, count, place, first;
+} key_block;
+
+static long count_blocks(const layout *l, long examples, long looks) {
+    long blocks = 0;
+    for (long e = 0; e < examples; e++) blocks += blocks_of(l->starts[e + 1] - l->starts[e]);
+    for (long i = 0; i < looks; i++) blocks += blocks_of(l->looks[i].stop - l->looks[i].start);
+    return blocks;
+}
+
+static long longest_example(const layout *l) {
+    long longest = 0;
+    for (long e = 0; e < l->examples; e++) longest = MAX(longest, blocks_of(l->starts[e + 1] - l->starts[e]));
+    return longest;
+}
+
+/* Rows [start, stop) of which the first block is `place`; those of a look, or of an example. Returns how many blocks there are. */
+static long list_rows(long start, long stop, long place, int of_look, key_block *to) {
+    for (long i = 0; start + i * BLOCK_OF < stop; i++) {
+        long row = start + i * BLOCK_OF;
+        to[i] = (key_block){(int32_t)row, (int32_t)MIN(BLOCK_OF, stop - row), (int32_t)(place + i), of_look ? -1 : (int32_t)i};
+    }
+    return blocks_of(stop - start);
+}
+
+/* What an example sees: its looks, then itself; returns how many blocks that is. */
+static long list_seen(const layout *l, long example, key_block *to) {
+    long blocks = 0;
+    for (long i = 0; i < l->count; i++)
+        if (looks_at(l, example, &l->looks[i]))
+            blocks += list_rows(l->looks[i].start, l->looks[i].stop, count_blocks(l, l->examples, i), 1, to + blocks);
+    return blocks + list_rows(l->starts[example], l->starts[example + 1], count_blocks(l, example, 0), 0, to + blocks);
+}
+
+/* All of them. */
+static void list_all(const layout *l, key_block *to) {
+    for (long e = 0; e < l->examples; e++) to += list_rows(l->starts[e], l->starts[e + 1], 0, 0, to);
+    for (long i = 0; i < l->count; i++) to += list_rows(l->looks[i].start, l->looks[i].stop, 0, 1, to);
+}
+
+/* What block `at` of an example's queries sees of some keys. */
+static inline sight sight_of(const key_block *keys, long at, long window) {
+    return keys->first < 0 ? (sight){BLOCK_OF, 0, keys->count} : (sight){(at - keys->first) * BLOCK_OF, window, BLOCK_OF};
+}
+
+/* What a block of queries has found so far: (32, size), and of each query the highest score and the sum of weights. Scores and, in
+ * their place, weights are rows of SCORES numbers. */
+typedef struct {
+    float *answer, *score, most[BLOCK_OF], sum[BLOCK_OF];
+    uint16_t *queries;
+    int begun;
 } finding;
 
-static size_t finding_bytes(long size) { return (size_t)(TILE * size) * 8 + TILE * TILE * 6; }
+static size_t finding_bytes(long size) { return (size_t)(BLOCK_OF * size) * 6 + BLOCK_OF * SCORES * 4; }
 
-static void begin_finding(finding *f, char *memory, long size) {
-    f->answer = (float *)memory;
-    f->score = f->answer + TILE * size;
-    f->across = (uint16_t *)(f->score + TILE * TILE);
-    f->weights = f->across + TILE * size;
-    f->rows = f->weights + TILE * TILE;
+static finding finding_at(char *memory, long size) {
+    finding f;
+    f.score = (float *)memory;
+    f.answer = f.score + BLOCK_OF * SCORES;
+    f.queries = (uint16_t *)(f.answer + BLOCK_OF * size);
+    return f;
 }
 
 static void ask(finding *f, const uint16_t *queries, long distance, long count, long size) {
-    memset(f->answer, 0, (size_t)(TILE * size) * 4);
-    for (long i = 0; i < TILE; i++) f->most[i] = NOTHING, f->sum[i] = 0.0f;
-    fetch(queries, distance, count, size, f->rows);
-    weave_across(f->rows, size, TILE, size, f->across);
+    for (long i = 0; i < BLOCK_OF; i++) f->most[i] = NOTHING, f->sum[i] = 0.0f;
+    fetch(queries, distance, count, size, f->queries);
+    f->begun = 0;
 }
 
-/* Scores of UNIT queries from column c on become weights; scores count by `by`, in powers of two. */
-static inline __attribute__((always_inline)) void weigh_16(finding *f, long c, long keys, __m512 by, const uint64_t *seen,
-                                                           const int masked, float *before) {
-    __m512 old = _mm512_loadu_ps(f->most + c), high = _mm512_set1_ps(NOTHING), sum = _mm512_setzero_ps();
-    for (long j = 0; j < keys; j++) {
-        __mmask16 those = masked ? (__mmask16)(seen[j] >> c) : 0xffff;
-        high = _mm512_mask_max_ps(high, those, high, _mm512_loadu_ps(f->score + j * TILE + c));
-    }
-    high = _mm512_max_ps(old, _mm512_mul_ps(high, by));
-    for (long j = 0; j < keys; j += 2) {
-        __m512 one = power_16(_mm512_fmsub_ps(_mm512_loadu_ps(f->score + j * TILE + c), by, high));
-        __m512 two = power_16(_mm512_fmsub_ps(_mm512_loadu_ps(f->score + (j + 1) * TILE + c), by, high));
-        if (masked) {
-            one = _mm512_maskz_mov_ps((__mmask16)(seen[j] >> c), one);
-            two = _mm512_maskz_mov_ps((__mmask16)(seen[j + 1] >> c), two);
-        }
-        sum = _mm512_add_ps(sum, _mm512_add_ps(one, two));
-        _mm512_storeu_si512(f->weights + j * TILE + 2 * c, woven_16(one, two));
-    }
-    __m512 factor = power_16(_mm512_sub_ps(old, high));
-    _mm512_storeu_ps(before + c, factor);
-    _mm512_storeu_ps(f->most + c, high);
-    _mm512_storeu_ps(f->sum + c, _mm512_fmadd_ps(_mm512_loadu_ps(f->sum + c), factor, sum));
-}
+/* Some blocks of keys, across (size / 2, 32, 2), and of values, along (16, size, 2), and what is seen of them. */
+typedef struct {
+    const uint16_t *keys[BLOCKS_TOGETHER], *values[BLOCKS_TOGETHER];
+    sight seen[BLOCKS_TOGETHER];
+    long count;
+} some_blocks;
 
-/* Take in a tile of keys (TILE, size) and values turned (size, TILE). */
-static void find_among(finding *f, const uint16_t *keys, const uint16_t *values, long size, float scaling, const sight *s) {
-    for (long query = 0; query < s->queries; query += BLOCK_OF)
-        units_product(seen_from(s, query), BLOCK_OF, size, keys, size, f->across + 2 * query, 2 * TILE, f->score + query, TILE, 0);
+/* Scores become weights, which count by 2^(score · by); `before` is what was found before to be multiplied with. */
+static void weigh_rows(finding *f, const some_blocks *b, float scaling, float *before) {
     const __m512 by = _mm512_set1_ps(scaling * LOG2_E);
-    float before[TILE];
-    uint64_t seen[TILE];
-    int masked = list_seen(s, seen);
-    for (long c = 0; c < s->queries; c += UNIT)
-        if (masked)
-            weigh_16(f, c, seen_from(s, c / BLOCK_OF * BLOCK_OF), by, seen, 1, before);
-        else
-            weigh_16(f, c, s->keys, by, seen, 0, before);
-    for (long c = 0; c < s->queries; c += UNIT) {
-        __m512 factor = _mm512_loadu_ps(before + c);
-        if (_mm512_cmp_ps_mask(factor, _mm512_set1_ps(1.0f), _CMP_NEQ_OQ))
-            for (long j = 0; j < size; j++) {
-                float *at = f->answer + j * TILE + c;
-                _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), factor));
+    uint32_t seen[BLOCKS_TOGETHER][BLOCK_OF], masked = 0;
+    float high[BLOCK_OF] __attribute__((aligned(64)));
+    for (long k = 0; k < b->count; k++)
+        if (!sees_all(&b->seen[k])) {
+            masked |= 1u << k;
+            for (long i = 0; i < BLOCK_OF; i++) seen[k][i] = keys_seen(&b->seen[k], i);
+        }
+    for (long i = 0; i < BLOCK_OF; i++) {
+        const float *row = f->score + i * SCORES;
+        __m512 one = _mm512_set1_ps(NOTHING), two = one;
+        for (long k = 0; k < b->count; k++, row += BLOCK_OF) {
+            uint32_t those = masked >> k & 1 ? seen[k][i] : ~0u;
+            one = _mm512_mask_max_ps(one, (__mmask16)those, one, _mm512_load_ps(row));
+            two = _mm512_mask_max_ps(two, (__mmask16)(those >> UNIT), two, _mm512_load_ps(row + UNIT));
+        }
+        high[i] = _mm512_reduce_max_ps(_mm512_max_ps(one, two));
+    }
+    for (long i = 0; i < BLOCK_OF; i += UNIT) {
+        __m512 old = _mm512_loadu_ps(f->most + i), now = _mm512_max_ps(old, _mm512_mul_ps(_mm512_load_ps(high + i), by));
+        _mm512_storeu_ps(f->most + i, now);
+        _mm512_storeu_ps(before + i, power_16(_mm512_sub_ps(old, now)));
+    }
+    for (long i = 0; i < BLOCK_OF; i++) {
+        const float *row = f->score + i * SCORES;
+        uint16_t *to = (uint16_t *)(f->score + i * SCORES);
+        const __m512 most = _mm512_set1_ps(f->most[i]);
+        __m512 sum = _mm512_setzero_ps(), sum_2 = sum;
+        for (long k = 0; k < b->count; k++, row += BLOCK_OF, to += BLOCK_OF) {
+            __m512 one = power_16(_mm512_fmsub_ps(_mm512_load_ps(row), by, most));
+            __m512 two = power_16(_mm512_fmsub_ps(_mm512_load_ps(row + UNIT), by, most));
+            if (masked >> k & 1) {
+                one = _mm512_maskz_mov_ps((__mmask16)seen[k][i], one);
+                two = _mm512_maskz_mov_ps((__mmask16)(seen[k][i] >> UNIT), two);
             }
+            sum = _mm512_add_ps(sum, one);
+            sum_2 = _mm512_add_ps(sum_2, two);
+            write_32(to, one, two);
+        }
+        f->sum[i] = f->sum[i] * before[i] + _mm512_reduce_add_ps(_mm512_add_ps(sum, sum_2));
     }
-    for (long query = 0; query < s->queries; query += BLOCK_OF)
-        units_product(size, BLOCK_OF, seen_from(s, query), values, TILE, f->weights + 2 * query, 2 * TILE, f->answer + query, TILE, 1);
 }
 
-/* log Σ e^score of UNIT queries from i on, and what their answers are to be multiplied with; of `count` queries. */
-static void end_found(const finding *f, long i, long count, float *norm, float *by) {
-    const __mmask16 there = count - i >= UNIT ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
-    __m512 sum = _mm512_loadu_ps(f->sum + i);
-    __m512 exponent = _mm512_add_ps(_mm512_loadu_ps(f->most + i), log2_16(sum));
-    _mm512_mask_storeu_ps(norm + i, there, _mm512_mul_ps(exponent, _mm512_set1_ps(LOG_2)));
-    _mm512_storeu_ps(by + i, _mm512_div_ps(_mm512_set1_ps(1.0f), sum));
-}
-
-/* The same beside what was found before: its norm is there, and it is to be multiplied with `of_old`. */
-static void end_found_beside(const finding *f, long i, long count, float *norm, float *of_old, float *by) {
-    const __mmask16 there = count - i >= UNIT ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
-    __m512 old = _mm512_mul_ps(_mm512_maskz_loadu_ps(there, norm + i), _mm512_set1_ps(LOG2_E)), most = _mm512_loadu_ps(f->most + i);
-    __m512 high = _mm512_max_ps(old, most), power = power_16(_mm512_sub_ps(old, high)), own = power_16(_mm512_sub_ps(most, high));
-    __m512 sum = _mm512_fmadd_ps(_mm512_loadu_ps(f->sum + i), own, power);
-    _mm512_mask_storeu_ps(norm + i, there, _mm512_mul_ps(_mm512_add_ps(high, log2_16(sum)), _mm512_set1_ps(LOG_2)));
-    _mm512_storeu_ps(of_old + i, _mm512_div_ps(power, sum));
-    _mm512_storeu_ps(by + i, _mm512_div_ps(own, sum));
-}
-
-/* Keys (TILE, size) and values turned (size, TILE) of a tile. */
-static void pack_for_finding(const uint16_t *k, const uint16_t *v, long distance, long count, long size, uint16_t *rows,
-                             uint16_t *woven, uint16_t *to) {
-    fetch(k, distance, count, size, to);
-    fetch(v, distance, count, size, rows);
-    turn_halves(rows, size, woven, to + TILE * size);
-}
-
-/* As attend_bfloat16. */
-int attend_by_units(const uint16_t *qkv, uint16_t *out, float *sums, const int32_t *starts, long examples, long queries, long keys,
-                    long size, float scaling, long window) {
-    long distance = (queries + 2 * keys) * size, rows = starts[examples], group = queries / keys;
-    long tiles = count_tiles(starts, examples);
-    int32_t *work = malloc((size_t)tiles * 2 * 4);
-    uint16_t *packs = aligned_alloc(64, (size_t)(tiles * keys * 2 * TILE * size) * 2);
-    if (!work || !packs) {
-        free(work);
-        free(packs);
-        return 1;
+/* Take in some blocks of keys and values. */
+static void find_among(finding *f, const some_blocks *b, long size, float scaling) {
+    float before[BLOCK_OF];
+    const int more = f->begun;
+    f->begun = 1;
+    products_along(f->queries, size, b->keys, b->count, size, f->score, SCORES);
+    weigh_rows(f, b, scaling, before);
+    for (long i = 0; i < BLOCK_OF && more; i++)
+        if (before[i] != 1.0f)
+            for (long j = 0; j < size; j += UNIT) {
+                float *at = f->answer + i * size + j;
+                _mm512_store_ps(at, _mm512_mul_ps(_mm512_load_ps(at), _mm512_set1_ps(before[i])));
+            }
+    for (long j = 0; j < size; j += BLOCK_OF) {
+        begin_block(f->answer + j, size, more);
+        for (long k = 0, next; k < b->count; k = next) {
+            for (next = k + 1; next < b->count && b->values[next] == b->values[next - 1] + BLOCK_OF * size;) next++;
+            add_to_block(f->answer + j, size, (const uint16_t *)f->score + k * BLOCK_OF, 2 * SCORES, BLOCK_OF, b->values[k] + 2 * j, 2 * size,
+                         (next - k) * BLOCK_OF, B_PASSES, 0);
+        }
+        end_block(f->answer + j, size);
     }
-    list_tiles(starts, examples, work);
-    int failed = 0;
-#pragma omp parallel
+}
+
+/* The answers of `count` queries into rows of `out`, and log Σ e^score. */
+static void tell(const finding *f, long count, long size, uint16_t *out, long distance, float *norm) {
+    for (long i = 0; i < count; i += UNIT) {
+        const __mmask16 there = count - i >= UNIT ? 0xffff : (__mmask16)((1u << (count - i)) - 1);
+        __m512 exponent = _mm512_add_ps(_mm512_loadu_ps(f->most + i), log2_16(_mm512_loadu_ps(f->sum + i)));
+        _mm512_mask_storeu_ps(norm + i, there, _mm512_mul_ps(exponent, _mm512_set1_ps(LOG_2)));
+    }
+    for (long i = 0; i < count; i++) {
+        const __m512 by = _mm512_set1_ps(1.0f / f->sum[i]);
+        const float *from = f->answer + i * size;
+        for (long j = 0; j < size; j += BLOCK_OF)
+            write_32(out + i * distance + j, _mm512_mul_ps(_mm512_load_ps(from + j), by), _mm512_mul_ps(_mm512_load_ps(from + j + UNIT), by));
+    }
+}
+
+/* What block `at` of an example's queries finds among the `count` blocks of keys it may see; packs: the keys and, `beyond` them, the values of all. */
+static void find_all(finding *f, const key_block *list, long count, long at, const uint16_t *packs, long beyond, long size, float scaling,
+                     long window) {
+    some_blocks some;
+    some.count = 0;
+    for (const key_block *keys = list; keys < list + count; keys++) {
+        const sight s = sight_of(keys, at, window);
+        if (sees_none(&s)) continue;
+        some.keys[some.count] = packs + keys->place * BLOCK_OF * size;
+        some.values[some.count] = some.keys[some.count] + beyond;
+        some.seen[some.count++] = s;
+        if (some.count < BLOCKS_TOGETHER) continue;
+        find_among(f, &some, size, scaling);
+        some.count = 0;
+    }
+    if (some.count) find_among(f, &some, size, scaling);
+}
+
+/* As attend_bfloat16, with looks. */
+int attend_by_units(const uint16_t *qkv, uint16_t *out, float *sums, const int32_t *starts, long examples, const look *looks, long count,
+                    long queries, long keys, long size, float scaling, long window) {
+    const layout l = {starts, looks, examples, count};
+    const long distance = (queries + 2 * keys) * size, rows = starts[examples], group = queries / keys, pack = BLOCK_OF * size;
+    const long askers = count_blocks(&l, examples, 0), blocks = count_blocks(&l, examples, count), seen = longest_example(&l) + blocks - askers;
+    key_block *every = malloc((size_t)blocks * sizeof *every);
+    uint16_t *packs = claim_halves(keys * 2 * blocks * pack); /* (keys, 2, blocks, 32 · size) */
+    int failed = !every || !packs;
+    if (every) list_all(&l, every);
+#pragma omp parallel if (!failed)
     {
-        char *memory = aligned_alloc(64, finding_bytes(size));
+        char *memory = failed ? 0 : claim((long)finding_bytes(size) + seen * (long)sizeof(key_block));
         if (!memory) {
 #pragma omp atomic write
             failed = 1;
         }
-        finding f;
-        begin_finding(&f, memory, size);
-#pragma omp for schedule(static) collapse(2)
-        for (long tile = 0; tile < tiles; tile++)
-            for (long head = 0; head < keys; head++) {
-                if (!memory) continue;
-                long first = work[2 * tile + 1], count = MIN(TILE, starts[work[2 * tile] + 1] - first);
-                const uint16_t *k = qkv + first * distance + (queries + head) * size;
-                uint16_t *to = packs + (tile * keys + head) * 2 * TILE * size;
-                pack_for_finding(k, k + keys * size, distance, count, size, f.rows, f.across, to);
+        finding f = finding_at(memory, size);
+        key_block *list = (key_block *)(memory + finding_bytes(size));
+#pragma omp for schedule(dynamic)
+        for (long block = 0; block < blocks; block++)
+            for (long head = 0; head < keys && memory; head++) {
+                const uint16_t *k = qkv + every[block].row * distance + (queries + head) * size;
+                uint16_t *to = packs + (head * 2 * blocks + block) * pack;
+                fetch(k, distance, every[block].count, size, f.queries);
+                weave_across(f.queries, size, BLOCK_OF, size, to);
+                fetch(k + keys * size, distance, every[block].count, size, f.queries);
+                weave(f.queries, size, BLOCK_OF, size, to + blocks * pack);
             }
         claim_units();
 #pragma omp for schedule(dynamic) collapse(2)
-        for (long tile = tiles - 1; tile >= 0; tile--)
-            for (long own = 0; own < queries; own++) {
+        for (long block = askers - 1; block >= 0; block--)
+            for (long head = 0; head < keys; head++) {
                 if (!memory) continue;
-                long start = starts[work[2 * tile]], first = work[2 * tile + 1];
-                long count = MIN(TILE, starts[work[2 * tile] + 1] - first);
-                ask(&f, qkv + first * distance + own * size, distance, count, size);
-                long earliest = window ? MAX(start, first + 1 - window) : start;
-                for (long key = start + (earliest - start) / TILE * TILE; key < first + count; key += TILE) {
-                    const uint16_t *pack = packs + ((tile - (first - key) / TILE) * keys + own / group) * 2 * TILE * size;
-                    sight s = {first - key, window, TILE, TILE, in_blocks(count)};
-                    if (key == first) s.keys = s.queries;
-                    find_among(&f, pack, pack + TILE * size, size, scaling, &s);
+                const long row = every[block].row, asking = every[block].count;
+                long example = 0;
+                while (starts[example + 1] <= row) example++;
+                const long known = list_seen(&l, example, list);
+                for (long own = head * group; own < (head + 1) * group; own++) {
+                    ask(&f, qkv + row * distance + own * size, distance, asking, size);
+                    find_all(&f, list, known, every[block].first, packs + head * 2 * blocks * pack, blocks * pack, size, scaling, window);
+                    tell(&f, asking, size, out + (row * queries + own) * size, queries * size, sums + own * rows + row);
                 }
-                float by[TILE];
-                for (long i = 0; i < count; i += UNIT) end_found(&f, i, count, sums + own * rows + first, by);
-                turn_back(f.answer, by, count, size, out + (first * queries + own) * size, queries * size, 0);
             }
         release_units();
         free(memory);
     }
-    free(work);
-    free(packs);
-    return failed;
-}
-
-/* As look_bfloat16. */
-int look_by_units(const uint16_t *qkv, uint16_t *out, float *sums, long rows, long first, long end, long start, long stop,
-                  long queries, long keys, long size, float scaling) {
-    long distance = (queries + 2 * keys) * size, group = queries / keys, tiles = (stop - start + TILE - 1) / TILE;
-    uint16_t *packs = aligned_alloc(64, (size_t)(tiles * keys * 2 * TILE * size) * 2);
-    if (!packs) return 1;
-    int failed = 0;
-#pragma omp parallel
-    {
-        char *memory = aligned_alloc(64, finding_bytes(size));
-        if (!memory) {
-#pragma omp atomic write
-            failed = 1;
-        }
-        finding f;
-        begin_finding(&f, memory, size);
-#pragma omp for schedule(static) collapse(2)
-        for (long tile = 0; tile < tiles; tile++)
-            for (long head = 0; head < keys; head++) {
-                if (!memory) continue;
-                const uint16_t *k = qkv + (start + tile * TILE) * distance + (queries + head) * size;
-                uint16_t *to = packs + (tile * keys + head) * 2 * TILE * size;
-                pack_for_finding(k, k + keys * size, distance, MIN(TILE, stop - start - tile * TILE), size, f.rows, f.across, to);
-            }
-        claim_units();
-#pragma omp for schedule(dynamic) collapse(2)
-        for (long row = first; row < end; row += TILE)
-            for (long own = 0; own < queries; own++) {
-                if (!memory) continue;
-                long count = MIN(TILE, end - row);
-                ask(&f, qkv + row * distance + own * size, distance, count, size);
-                for (long tile = 0; tile < tiles; tile++) {
-                    const uint16_t *pack = packs + (tile * keys + own / group) * 2 * TILE * size;
-                    long seen = MIN(TILE, stop - start - tile * TILE);
-                    sight s = {TILE, 0, seen, in_blocks(seen), in_blocks(count)};
-                    find_among(&f, pack, pack + TILE * size, size, scaling, &s);
-                }
-                float by[TILE], of_old[TILE];
-                for (long i = 0; i < count; i += UNIT) end_found_beside(&f, i, count, sums + own * rows + row, of_old, by);
-                turn_back(f.answer, by, count, size, out + (row * queries + own) * size, queries * size, of_old);
-            }
-        release_units();
-        free(memory);
-    }
+    free(every);
     free(packs);
     return failed;
 }

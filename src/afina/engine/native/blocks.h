@@ -126,6 +126,33 @@ static inline void block_product(const uint16_t *a, long a_down, const uint16_t 
     end_block(c, c_down);
 }
 
+/* a (32 × depth) · each of `count` blocks of b (depth × 32, woven, in one piece) into 32 columns of c (32 rows) each. */
+static void products_along(const uint16_t *a, long a_down, const uint16_t *const *b, long count, long depth, float *c, long c_down) {
+    if (depth != 2 * BLOCK_OF) {
+        for (long k = 0; k < count; k++) block_product(a, a_down, b[k], 2 * BLOCK_OF, depth, c + k * BLOCK_OF, c_down, 0);
+        return;
+    }
+    /* a stays in registers */
+    _tile_loadd(4, a, a_down * 2);
+    _tile_loadd(5, a + BLOCK_OF, a_down * 2);
+    _tile_loadd(6, a + UNIT * a_down, a_down * 2);
+    _tile_loadd(7, a + UNIT * a_down + BLOCK_OF, a_down * 2);
+    for (long k = 0; k < count; k++, c += BLOCK_OF)
+        for (long half = 0; half < BLOCK_OF; half += UNIT) {
+            const uint16_t *pairs = b[k] + 2 * half;
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_stream_loadd(2, pairs, 4 * BLOCK_OF);
+            _tile_stream_loadd(3, pairs + UNIT * 2 * BLOCK_OF, 4 * BLOCK_OF);
+            _tile_dpbf16ps(0, 4, 2);
+            _tile_dpbf16ps(1, 6, 2);
+            _tile_dpbf16ps(0, 5, 3);
+            _tile_dpbf16ps(1, 7, 3);
+            _tile_stored(0, c + half, c_down * 4);
+            _tile_stored(1, c + UNIT * c_down + half, c_down * 4);
+        }
+}
+
 /* The same for RANKS columns of 32 rows of a as add_to_block takes them, into c (32, RANKS). */
 static inline void thin_product(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down, long depth, float *c) {
     begin_block(c, RANKS, 0);
@@ -203,6 +230,10 @@ static void block_product(const uint16_t *a, long a_down, const uint16_t *b, lon
         add_to_block(c, c_down, a, a_down, BLOCK_OF, b, b_down, depth, B_PASSES, 0);
     else
         for (long i = 0; i < BLOCK_OF; i += UNIT) half_block_product(a + i * a_down, a_down, b, b_down, depth, c + i * c_down, c_down);
+}
+
+static void products_along(const uint16_t *a, long a_down, const uint16_t *const *b, long count, long depth, float *c, long c_down) {
+    for (long k = 0; k < count; k++) block_product(a, a_down, b[k], 2 * BLOCK_OF, depth, c + k * BLOCK_OF, c_down, 0);
 }
 
 static void thin_product(const uint16_t *a, long a_down, long a_along, const uint16_t *b, long b_down, long depth, float *c) {

@@ -43,15 +43,16 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
                long tokens, long heads, long size) {
     long stretches = count_stretches(tokens), threads = omp_get_max_threads(), own = ROWS_AT_ONCE * (f->depth + f->width);
     uint16_t *panels = claim_halves(f->depth * f->width + threads * own);
-    if (!panels) return 1;
-#pragma omp parallel
-    {
+    hand *hands = claim_hands();
+    const int failed = !panels || !hands;
+#pragma omp parallel if (!failed)
+    if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end;
         uint16_t *h = panels + f->depth * f->width + omp_get_thread_num() * own, *found = h + ROWS_AT_ONCE * f->depth;
+        deal(hands, stretches);
         lay_panels(f, panels);
-        take_share(stretches, 1, &begin, &end);
-        for (long stretch = begin; stretch < end; stretch++) {
+        claim_units();
+        for (long stretch; (stretch = take_piece(hands)) >= 0;) {
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             norm_rows(x + at * f->depth, n, at, rows, f->depth, 0, h);
             find_rows(h, 0, rows, f, panels, sums, 0, z + at * f->rank, found);
@@ -62,7 +63,8 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
         release_units();
     }
     free(panels);
-    return 0;
+    free(hands);
+    return failed;
 }
 
 /* For what else is trained than LoRA's matrices: what went into a half's products, and gradients of what came out; rows a token, of
@@ -98,17 +100,18 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
     long own = halves_to_learn(f) + ROWS_AT_ONCE * (2 * width + f->rank);
     uint16_t *panels = claim_halves(f->depth * width + threads * own);
     float *shares = claim(4 * sums_to_learn(f, stretches));
-    int failed = !panels || !shares;
+    hand *hands = claim_hands();
+    int failed = !panels || !shares || !hands;
 #pragma omp parallel if (!failed)
     if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end;
         uint16_t *memory = panels + f->depth * width + omp_get_thread_num() * own;
         const learning l = learning_at(f, of, memory, shares, stretches);
         uint16_t *dz = memory + halves_to_learn(f), *some_h = dz + ROWS_AT_ONCE * f->rank, *some_d_h = some_h + ROWS_AT_ONCE * width;
+        deal(hands, stretches);
         lay_panels(f, panels);
-        take_share(stretches, 1, &begin, &end);
-        for (long stretch = begin; stretch < end; stretch++) {
+        claim_units();
+        for (long stretch; (stretch = take_piece(hands)) >= 0;) {
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
             for (long row = at; row < at + rows; row++)
@@ -124,6 +127,7 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
     }
     free(panels);
     free(shares);
+    free(hands);
     return failed;
 }
 
@@ -173,17 +177,18 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
     long width = first->depth, inner = last->depth, own = ROWS_AT_ONCE * (width + inner);
     long stretches = count_stretches(tokens), threads = omp_get_max_threads();
     uint16_t *panels = claim_halves(width * (first->width + inner) + threads * own), *panels_last = panels + width * first->width;
-    if (!panels) return 1;
-#pragma omp parallel
-    {
+    hand *hands = claim_hands();
+    const int failed = !panels || !hands;
+#pragma omp parallel if (!failed)
+    if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         uint16_t gate[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64))), up[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end;
         uint16_t *h = panels_last + width * inner + omp_get_thread_num() * own, *between = h + ROWS_AT_ONCE * width;
+        deal(hands, stretches);
         lay_panels(first, panels);
         lay_panels(last, panels_last);
-        take_share(stretches, 1, &begin, &end);
-        for (long stretch = begin; stretch < end; stretch++) {
+        claim_units();
+        for (long stretch; (stretch = take_piece(hands)) >= 0;) {
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             norm_rows(x + at * width, n, at, rows, width, 0, h);
             take_to_rank(h, 0, rows, first, z + at * first->rank);
@@ -207,7 +212,8 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
         _mm_sfence();
     }
     free(panels);
-    return 0;
+    free(hands);
+    return failed;
 }
 
 /* Backward of feed_forward: dx, and the gradients of LoRA's matrices beside both products. */
@@ -220,22 +226,23 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
     long own = learning_both + ROWS_AT_ONCE * (last->rank + first->rank + 2 * width + 2 * inner + 2 * width);
     uint16_t *panels = claim_halves(weights + threads * own), *panels_last = panels + width * first->depth;
     float *shares = claim(4 * (sums_to_learn(last, stretches) + sums_to_learn(first, stretches)));
-    int failed = !panels || !shares;
+    hand *hands = claim_hands();
+    int failed = !panels || !shares || !hands;
 #pragma omp parallel if (!failed)
     if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
         uint16_t change[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64))), woven[3][ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end;
         uint16_t *memory = panels + weights + omp_get_thread_num() * own;
         const learning l_last = learning_at(last, of_last, memory, shares, stretches);
         const learning l_first = learning_at(first, of_first, memory + learning_last, shares + sums_to_learn(last, stretches), stretches);
         uint16_t *dz_last = memory + learning_both, *dz = dz_last + ROWS_AT_ONCE * last->rank, *some_h = dz + ROWS_AT_ONCE * first->rank;
         uint16_t *some_d_h = some_h + ROWS_AT_ONCE * width, *d_gate_up = some_d_h + ROWS_AT_ONCE * width;
         float *all_sums = (float *)(d_gate_up + ROWS_AT_ONCE * 2 * inner);
+        deal(hands, stretches);
         lay_panels(last, panels_last);
         lay_panels(first, panels);
-        take_share(stretches, 1, &begin, &end);
-        for (long stretch = begin; stretch < end; stretch++) {
+        claim_units();
+        for (long stretch; (stretch = take_piece(hands)) >= 0;) {
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             const uint16_t *d = dy + at * width;
             uint16_t *h = w ? w->h + at * width : some_h, *d_h = w ? w->d_h + at * width : some_d_h;
@@ -283,6 +290,7 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
     }
     free(panels);
     free(shares);
+    free(hands);
     return failed;
 }
 #endif

@@ -187,6 +187,7 @@ long lanes_of(void) { return LANES; }
 
 #include "adamw.h"
 #include "vectors.h"
+#include "pieces.h"
 #include "units.h"
 #include "large.h"
 #include "weights.h"

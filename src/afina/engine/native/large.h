@@ -33,13 +33,13 @@ static uint16_t *claim_halves(long count) { return claim(2 * count); }
 static void lay_panels(const factor *f, uint16_t *panels) {
     long depth = f->depth, width = f->width;
     if (f->turned) {
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
         for (long column = 0; column < width; column += BLOCK_OF)
             for (long step = 0; step < depth; step += BLOCK_OF)
                 for (long half = 0; half < BLOCK_OF; half += UNIT)
                     turn_pairs_16(f->weight + (column + half) * depth + step, depth, panels + (column * depth + step * BLOCK_OF) + 2 * half, 2 * BLOCK_OF);
     } else {
-#pragma omp for schedule(static) collapse(2)
+#pragma omp for schedule(dynamic) collapse(2)
         for (long step = 0; step < depth; step += STRIP)
             for (long column = 0; column < width; column += STRIP)
                 for (long row = step; row < MIN(depth, step + STRIP); row += 2)

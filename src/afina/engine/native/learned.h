@@ -159,15 +159,16 @@ int project(const uint16_t *x, const factor *f, const uint16_t *add, const learn
     long stretches = count_stretches(tokens), threads = omp_get_max_threads(), own = of ? halves_to_learn(f) : 0;
     uint16_t *panels = claim_halves(f->depth * f->width + threads * own);
     float *shares = claim(of ? 4 * sums_to_learn(f, stretches) : 0);
-    int failed = !panels || !shares;
+    hand *hands = claim_hands();
+    int failed = !panels || !shares || !hands;
 #pragma omp parallel if (!failed)
     if (!failed) {
         float sums[ROWS_AT_ONCE * BLOCK_OF] __attribute__((aligned(64)));
-        long begin, end;
         const learning l = learning_at(f, of, panels + f->depth * f->width + omp_get_thread_num() * own, shares, stretches);
+        deal(hands, stretches);
         lay_panels(f, panels);
-        take_share(stretches, 1, &begin, &end);
-        for (long stretch = begin; stretch < end; stretch++) {
+        claim_units();
+        for (long stretch; (stretch = take_piece(hands)) >= 0;) {
             long at = begin_of(stretch, stretches, tokens), rows = begin_of(stretch + 1, stretches, tokens) - at;
             find_rows(x + at * f->depth, 0, rows, f, panels, sums, add ? add + at * f->width : 0, z + at * f->rank, y + at * f->width);
             if (!of) continue;
@@ -180,6 +181,7 @@ int project(const uint16_t *x, const factor *f, const uint16_t *add, const learn
     }
     free(panels);
     free(shares);
+    free(hands);
     return failed;
 }
 #endif

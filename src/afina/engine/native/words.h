@@ -65,7 +65,8 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
     long most = MIN(WORDS_AT_ONCE, words) * width;
     uint16_t *panels = claim_halves(4 * most);
     met *all = malloc((size_t)rows * sizeof(met));
-    int failed = !panels || !all;
+    hand *hands[2] = {claim_hands(), claim_hands()};
+    int failed = !panels || !all || !hands[0] || !hands[1];
 #pragma omp parallel if (!failed)
     {
         float scores[BLOCK_OF * WORDS_APART] __attribute__((aligned(64)));
@@ -75,10 +76,12 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
         for (long row = begin; row < end; row++) all[row] = (met){-INFINITY, 0.0f, 0.0f};
         for (long word = 0; word < words && !failed; word += WORDS_AT_ONCE, turn = !turn) {
             long count = MIN(WORDS_AT_ONCE, words - word);
-            /* two sets in turn: who is done fills the next while others still use the last */
+            /* two sets in turn, of hands too: who is done fills the next while others still use the last */
             uint16_t *ahead = panels + turn * 2 * most, *back = ahead + most;
+            deal(hands[turn], rows / BLOCK_OF);
             lay_words(weight + word * width, count, width, ahead, d_hidden ? back : 0);
-            for (long row = begin; row < end; row += BLOCK_OF) {
+            for (long piece; (piece = take_piece(hands[turn])) >= 0;) {
+                const long row = piece * BLOCK_OF;
                 for (long column = 0; column < count; column += BLOCK_OF)
                     block_product(hidden + row * width, width, ahead + column * width, 2 * BLOCK_OF, width, scores + column, WORDS_APART, 0);
                 for (long i = 0; i < BLOCK_OF; i++) {
@@ -93,6 +96,7 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
             }
         }
         release_units();
+#pragma omp barrier
         for (long row = begin; row < end; row++) {
             const met m = all[row];
             losses[row] = logf(m.sum) + (m.most - m.wanted) * LOG_2;
@@ -107,6 +111,8 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
     }
     free(panels);
     free(all);
+    free(hands[0]);
+    free(hands[1]);
     return failed;
 }
 #endif
