@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -32,31 +33,57 @@ def flops(config: dict[str, Any], tokens: float, learned: float, length: float, 
     return tokens * (per_weight * (linear + learned * head) + attention)
 
 
-def rates() -> dict[str, float]:
-    """FLOPs a second of a 2048³ matrix product in float32 and in bfloat16.
+class Products:
+    """How fast this machine multiplies two matrices of 2048² in float32 and in bfloat16, timed between the steps of what is measured.
 
-    Processors without bfloat16 units take minutes for the large product, so a small one decides whether it is tried.
+    Neighbours and heat change it within a second, by a factor of three on some machines. So what counts is the mean over the same time
+    that the steps take; the fastest is kept beside it.
     """
-    import torch
 
-    found = {"float32": _product_rate(2048, torch.float32)}
-    if _product_rate(256, torch.bfloat16) > 0.3 * _product_rate(256, torch.float32):
-        found["bfloat16"] = _product_rate(2048, torch.bfloat16)
-    return found
+    SIZE = 2048
+    AT_ONCE = 3
 
+    def __init__(self) -> None:
+        import torch
 
-def _product_rate(size: int, dtype: Any, rounds: int = 5) -> float:
-    """The fastest of a few square products after one that does not count."""
-    import torch
+        self.seconds: dict[str, list[float]] = {"float32": []}
+        # processors without bfloat16 units take minutes for the large product, so a small one decides whether it is tried
+        small = {dtype: min(self._time(256, dtype)) for dtype in (torch.float32, torch.bfloat16)}
+        if small[torch.bfloat16] < small[torch.float32] / 0.3:
+            self.seconds["bfloat16"] = []
 
-    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-    torch.mm(a, b)
-    best = float("inf")
-    for _ in range(rounds):
-        begin = time.perf_counter()
+    def time(self) -> None:
+        """A few products in each format."""
+        import torch
+
+        for name, seconds in self.seconds.items():
+            seconds += self._time(self.SIZE, getattr(torch, name))
+
+    def rate(self, name: str) -> float:
+        """FLOPs a second in this format, over all that was timed; 0 for a format that was not."""
+        seconds = self.seconds.get(name)
+        return 2 * self.SIZE**3 * len(seconds) / sum(seconds) if seconds else 0.0
+
+    def fastest(self, name: str) -> float:
+        """FLOPs a second of the fastest single product."""
+        return 2 * self.SIZE**3 / min(self.seconds[name])
+
+    @property
+    def better(self) -> str:
+        """The faster of the two formats."""
+        return max(self.seconds, key=self.rate)
+
+    def _time(self, size: int, dtype: Any) -> list[float]:
+        """Seconds of some square products after one that does not count."""
+        import torch
+
+        a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
         torch.mm(a, b)
-        best = min(best, time.perf_counter() - begin)
-    return 2 * size**3 / best
+        marks = [time.perf_counter()]
+        for _ in range(self.AT_ONCE):
+            torch.mm(a, b)
+            marks.append(time.perf_counter())
+        return [end - begin for begin, end in itertools.pairwise(marks)]
 
 
 def cores() -> int:

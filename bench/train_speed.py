@@ -153,7 +153,6 @@ class Bench:
         self.folder = Path(tempfile.mkdtemp(prefix="afina-bench-"))
         self.python = peer_python(asked, note) if asked.peer != "none" else None
         self.tokens = self.folder / "tokens.json"
-        self.rates: list[dict[str, float]] = []
         self._write_tokens()
 
     def told(self) -> dict[str, Any]:
@@ -199,36 +198,39 @@ class Bench:
         self.note(f"{method}: afina computes in {precision} ({ours.plan['path']} path)")
         peers = self.peers(method, precision)
         per_round = max(1, self.asked.steps // self.asked.rounds)
-        measured: list[float] = []
+        products = machine.Products()
         for number in range(self.asked.rounds):
-            rates = machine.rates()
-            self.rates.append(rates)
-            measured.append(max(rates.values()))
-            for system in (ours, *peers):
+            for _ in range(per_round):
+                products.time()
+                ours.take(1)
+            for system in peers:
                 system.take(per_round)
+            for system in (ours, *peers):
                 done = system.steps[-per_round:]
                 speed = sum(step["tokens"] for step in done) / sum(step["seconds"] for step in done)
                 self.note(f"  round {number + 1}: {system.name} {speed:.0f} tokens/s, loss {done[-1]['loss']:.4f}")
         for system in (ours, *peers):
             system.end()
-        return self.figures(method, ours, peers, measured)
+        return self.figures(method, ours, peers, products)
 
-    def figures(self, method: str, ours: System, peers: list[System], measured: list[float]) -> dict[str, Any]:
+    def figures(self, method: str, ours: System, peers: list[System], products: machine.Products) -> dict[str, Any]:
         """The numbers of a method's run."""
         skip = self.asked.warm_up
         mine = ours.rate(skip)
         config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
         computed = 1 - ours.plan["shared"]  # what shared prefixes save is read, but it is no work done
         work = machine.flops(config, computed, ours.plan["learned"] / computed, ours.plan["length"], method) * mine
-        rate = statistics.median(measured)
-        own = statistics.median(each.get(ours.plan["precision"], 0.0) for each in self.rates[-self.asked.rounds :])
+        rate, fastest = products.rate(products.better), products.fastest(products.better)
+        own = products.rate(ours.plan["precision"])
         found: dict[str, Any] = {
             f"tokens_per_second_{method}": round(mine, 1),
             f"precision_{method}": ours.plan["precision"],
             f"shared_prefixes_{method}": ours.plan["shared"],
             f"mfu_{method}": round(work / rate, 4),
             f"mfu_of_precision_{method}": round(work / own, 4) if own else None,
+            f"mfu_of_fastest_{method}": round(work / fastest, 4),
             f"machine_gflops_{method}": round(rate / 1e9, 1),
+            f"machine_gflops_fastest_{method}": round(fastest / 1e9, 1),
             f"peak_memory_{method}": ours.peak_memory,
             f"loss_{method}": round(tail(ours), 5),
             f"losses_{method}": [step["loss"] for step in ours.steps],
@@ -393,10 +395,12 @@ def table(found: dict[str, Any], asked: argparse.Namespace) -> str:
 
 
 def keep(found: dict[str, Any]) -> None:
-    """Raw figures and a plot under bench/results."""
+    """Raw figures and a plot under bench/results; one method's under its name."""
     from results import save
 
-    save("train_speed" if found["peer"] == "trl" else f"train_speed_{found['peer']}", found)
+    peer = [] if found["peer"] == "trl" else [found["peer"]]
+    methods = [method for method in ("lora", "full") if f"tokens_per_second_{method}" in found]
+    save("_".join(["train_speed", *(methods if len(methods) == 1 else []), *peer]), found)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ typedef struct {
 
 static int looks_at(const layout *l, long example, const look *at) { return at->first <= l->starts[example] && l->starts[example + 1] <= at->end; }
 
-static inline long blocks_of(long count) { return (count + BLOCK_OF - 1) / BLOCK_OF; }
-
 /* What of a block of keys a block of queries sees: key j and query i where j ≤ i + ahead, i + ahead - j < window (any, where window
  * is 0), and j < seen. */
 typedef struct {

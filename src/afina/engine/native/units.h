@@ -9,6 +9,8 @@
 #define LOG_2 0.693147180559945309f
 enum { AHEAD_ROWS = 16 };
 
+static inline long blocks_of(long count) { return (count + BLOCK_OF - 1) / BLOCK_OF; }
+
 static inline __m512 read_16(const uint16_t *from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
 }

@@ -1,7 +1,7 @@
 /* Gradients of a layer's weights on matrix units: dyᵀ · x over all tokens. Included by kernels.c once, after large.h.
  *
- * The narrower of the two is turned once for all threads. Each thread has columns of the other of its own, which are woven unless they
- * come so; sums of some rows and columns stay in the second-level cache while it goes through the tokens. */
+ * The narrower of the two is turned once for all threads. A thread takes some columns of the other, which are woven unless they come so;
+ * sums of some rows and columns stay in the second-level cache while it goes through the tokens. */
 
 #if UNITS
 enum { COLUMNS_AT_ONCE = 256, NARROW_AT_ONCE = 576, TOKENS_TOGETHER = 256 };
@@ -49,21 +49,25 @@ static void put_block(const float *sums, long row, long column, long width, int 
 int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, long all_columns, int woven, int turned, const result *to,
                     long tokens) {
     const long threads = omp_get_max_threads(), own = COLUMNS_AT_ONCE * tokens, width = turned ? rows : all_columns;
+    /* at least two pieces a thread, so that there is something to take from others */
+    const long each = MIN(COLUMNS_AT_ONCE, blocks_of((all_columns + 2 * threads - 1) / (2 * threads)) * BLOCK_OF);
     uint16_t *blocks = claim_halves(tokens * rows + (woven ? 0 : threads * own));
     float *all_sums = claim(threads * NARROW_AT_ONCE * COLUMNS_AT_ONCE * 4);
-    const int failed = !blocks || !all_sums;
+    hand *hands = claim_hands();
+    const int failed = !blocks || !all_sums || !hands;
 #pragma omp parallel if (!failed)
     if (!failed) {
-        long begin, end, thread = omp_get_thread_num();
+        const long thread = omp_get_thread_num();
         uint16_t *panels = blocks + tokens * rows + thread * own;
         float *sums = all_sums + thread * NARROW_AT_ONCE * COLUMNS_AT_ONCE;
-#pragma omp for schedule(static) collapse(2)
+        deal(hands, (all_columns + each - 1) / each);
+#pragma omp for schedule(dynamic, 16) collapse(2)
         for (long token = 0; token < tokens; token += BLOCK_OF)
             for (long row = 0; row < rows; row += BLOCK_OF)
                 turn_block(narrow + token * rows + row, rows, blocks + row * tokens + token * BLOCK_OF);
-        take_share(all_columns, BLOCK_OF, &begin, &end);
-        for (long first = begin; first < end; first += COLUMNS_AT_ONCE) {
-            const long columns = MIN(COLUMNS_AT_ONCE, end - first);
+        claim_units();
+        for (long piece; (piece = take_piece(hands)) >= 0;) {
+            const long first = piece * each, columns = MIN(each, all_columns - first);
             for (long token = 0; token < tokens && !woven; token += BLOCK_OF)
                 for (long i = 0; i < columns; i += BLOCK_OF)
                     weave(wide + token * all_columns + first + i, all_columns, BLOCK_OF, BLOCK_OF, panels + i * tokens + token * BLOCK_OF);
@@ -91,6 +95,7 @@ int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, lon
     }
     free(blocks);
     free(all_sums);
+    free(hands);
     return failed;
 }
 #endif
