@@ -244,6 +244,25 @@ def test_many_look_back_at_the_same(both: Any, dtype: torch.dtype, units: None, 
     check(*both(lambda: segments.attend_backward(d_out, qkv, *twins, heads, *given)), dtype)
 
 
+def test_no_memory_for_the_way_back_is_an_error() -> None:
+    """Not the end of the process: a run goes on with less. One long example, whose gradients of keys each head keeps for itself."""
+    code = """if True:
+        import resource, torch
+        from afina.engine import segments
+        heads = segments.Heads(4, 1, 64, 0.125)
+        qkv, d_out = torch.randn(40_000, 384).bfloat16(), torch.randn(40_000, 256).bfloat16()
+        out, sums = torch.zeros_like(d_out), torch.zeros(4, 40_000)
+        segments.attend_backward(d_out[:64], qkv[:64], out[:64], sums[:, :64].contiguous(), heads, [64])  # threads, kernels
+        pages = int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (48 << 20),) * 2)
+        try:
+            segments.attend_backward(d_out, qkv, out, sums, heads, [40_000])
+        except MemoryError:
+            print("no memory")
+    """
+    assert ask(code, OMP_NUM_THREADS="2") == "no memory"
+
+
 @ways
 def test_how_the_work_is_shared_out_changes_nothing(dtype: torch.dtype, units: None) -> None:
     heads = Heads(6, 2, 32, 0.2)

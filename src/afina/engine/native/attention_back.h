@@ -106,13 +106,12 @@ static size_t pulling_bytes(long size) {
     return (size_t)BLOCK_OF * PULLED * 8 + KEYS_TOGETHER * UNIT * CHANGED * 2 + (size_t)(BLOCK_OF * size) * 4;
 }
 
-static pulling pulling_at(char *memory, long size) {
+static pulling pulling_at(char *memory) {
     pulling p;
     p.weight = (float *)memory;
     p.change = p.weight + BLOCK_OF * PULLED;
     p.woven = (uint16_t *)(p.change + BLOCK_OF * PULLED);
     p.rows = p.woven + KEYS_TOGETHER * UNIT * CHANGED;
-    (void)size;
     return p;
 }
 
@@ -275,7 +274,7 @@ int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const u
             failed = 1;
         }
         answering a = answering_at(memory + of_asked, seen, size);
-        pulling p = pulling_at(memory + of_asked + of_answers, size);
+        pulling p = pulling_at(memory + of_asked + of_answers);
         key_block *list = (key_block *)(memory + of_asked + of_answers + pulling_bytes(size));
         asked q = asked_at(memory, longest, size);
         claim_units();
@@ -321,9 +320,9 @@ int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const u
                     put_answer(d_qkv + start * distance + own * size, dk, dv, length, size, distance, keys * size);
             }
         release_units();
-        if (parts > 1) gather_shares(shares, d_qkv, rows, group, distance, keys, size, 0);
+        if (parts > 1 && !failed) gather_shares(shares, d_qkv, rows, group, distance, keys, size, 0);
         const float *share = shares + of_rows;
-        for (long i = 0; i < count; i++) {
+        for (long i = 0; i < count && !failed; i++) {
             const long many = looks[i].stop - looks[i].start, seers = count_seers(&l, &looks[i], examples) * parts;
             gather_shares(share, d_qkv + looks[i].start * distance, many, seers, distance, keys, size, 1);
             share += seers * keys * many * 2 * size;

@@ -35,8 +35,12 @@ static void claim_units(void) {
 
 static void release_units(void) { _tile_release(); }
 
+/* What was written is there to be loaded: compilers do not know that these registers are loaded from memory, and may write later. */
+static inline void settle(void) { __asm__ volatile("" ::: "memory"); }
+
 /* A float32 block (32 × 32) into four registers: c where `add`, else zeros. */
 static inline void begin_block(const float *c, long c_down, int add) {
+    settle();
     if (add) {
         _tile_loadd(0, c, c_down * 4);
         _tile_loadd(1, c + UNIT, c_down * 4);
@@ -105,6 +109,7 @@ static inline void end_block(float *c, long c_down) {
 
 /* The upper half of such a block, of 16 rows of a. */
 static inline void half_block_product(const uint16_t *a, long a_down, const uint16_t *b, long b_down, long depth, float *c, long c_down) {
+    settle();
     _tile_zero(0);
     _tile_zero(1);
     for (long step = 0; step < depth; step += BLOCK_OF) {
@@ -133,6 +138,7 @@ static void products_along(const uint16_t *a, long a_down, const uint16_t *const
         return;
     }
     /* a stays in registers */
+    settle();
     _tile_loadd(4, a, a_down * 2);
     _tile_loadd(5, a + BLOCK_OF, a_down * 2);
     _tile_loadd(6, a + UNIT * a_down, a_down * 2);

@@ -187,7 +187,6 @@ long lanes_of(void) { return LANES; }
 
 #include "adamw.h"
 #include "vectors.h"
-#include "pieces.h"
 #include "units.h"
 #include "large.h"
 #include "weights.h"

@@ -1,6 +1,6 @@
 /* Pieces of work dealt out to threads. Threads run at different speeds (other programs, cores of two kinds), so who is done with its own
  * takes from the others; whose own they are stays the same from kernel to kernel, and with it what is in a core's caches. What is computed
- * must not depend on who takes a piece. Included by kernels.c once. */
+ * must not depend on who takes a piece. Included by units.h once. */
 
 /* What a thread has left of its own: the pieces [front, back) in one word, alone in a line of the cache. */
 typedef struct {
