@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -33,13 +34,15 @@ def folder_of(home: Home, dataset: Path, **settings: Any) -> Path:
     return prepare(home, spec).write(home)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "afina.runs.worker", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **environment}
+    )
 
 
-def work(folder: Path) -> tuple[int, str]:
-    process = start(folder)
+def work(folder: Path, **environment: str) -> tuple[int, str]:
+    process = start(folder, **environment)
     told, _ = process.communicate(timeout=120)
     return process.returncode, told
 
@@ -90,6 +93,19 @@ def test_a_second_start_computes_no_tokens_anew_and_learns_the_same(with_model: 
     assert len(made[0]) == 1
     assert losses[0] == losses[1]
     assert len(losses[0]) > 4
+
+
+def test_bitsandbytes_is_not_imported_for_nothing(with_model: Home, pairs_file: Path, tmp_path: Path) -> None:
+    """PEFT would, for a second at every start."""
+    package = tmp_path / "packages" / "bitsandbytes"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    first = os.pathsep.join([str(package.parent), os.environ.get("PYTHONPATH", "")])
+    code, told = work(folder_of(with_model, pairs_file, max_steps=1), PYTHONPATH=first)
+    assert code == 0, told
+    code, told = work(folder_of(with_model, pairs_file, max_steps=1, quantization="4bit"), PYTHONPATH=first)
+    assert code != 0
+    assert "imported" in told
 
 
 def test_a_count_of_rows_is_held_back(with_model: Home, pairs_file: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from afina.chat.protocol import problem_as_json
+from afina.core import quantization
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.data.examples import Turn
@@ -161,6 +162,7 @@ def main() -> int:
     parser.add_argument("--chat-template", default="auto")
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
+    quantization.leave_out()  # Chat quantises by itself (`Generator`)
     out = os.dup(1)
     os.dup2(2, 1)
     return Worker(out).run(arguments.model, arguments.adapter, arguments.chat_template, arguments.precision)

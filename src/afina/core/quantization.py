@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 
 from afina.core.errors import Problem
@@ -30,3 +31,9 @@ def missing(quantization: str) -> Problem | None:
         field="quantization",
         value=quantization,
     )
+
+
+def leave_out() -> None:
+    """Let the package count as not installed in this process: PEFT imports it wherever it finds it, which takes about a second.
+    For processes that will not quantise, before they import PEFT; without effect where the package is imported already."""
+    sys.modules.setdefault(PACKAGE, None)  # type: ignore[arg-type]  # None: what cannot be imported, to find_spec too

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from afina.core import events
+from afina.core import events, quantization
 from afina.core.compute import collector_at_rest
 from afina.core.errors import AfinaError
 from afina.core.files import read_json
@@ -88,6 +88,8 @@ class _Worker:
         from afina.engine.tokens import Source, everything
 
         spec = parse_spec(read_json(self._folder / "spec.json"))
+        if spec.quantization == "none":
+            quantization.leave_out()
         manifest = read_json(self._folder / "manifest.json")
         home = home_of(self._folder)
         own = manifest["validation"]

@@ -240,7 +240,7 @@ int attend_by_units(const uint16_t *qkv, uint16_t *out, float *sums, const int32
     const layout l = {starts, looks, examples, count};
     const long distance = (queries + 2 * keys) * size, rows = starts[examples], group = queries / keys, pack = BLOCK_OF * size;
     const long askers = count_blocks(&l, examples, 0), blocks = count_blocks(&l, examples, count), seen = longest_example(&l) + blocks - askers;
-    key_block *every = malloc((size_t)blocks * sizeof *every);
+    key_block *every = claim(blocks * (long)sizeof *every);
     uint16_t *packs = claim_halves(keys * 2 * blocks * pack); /* (keys, 2, blocks, 32 · size) */
     int failed = !every || !packs;
     if (every) list_all(&l, every);
@@ -279,10 +279,10 @@ int attend_by_units(const uint16_t *qkv, uint16_t *out, float *sums, const int32
                 }
             }
         release_units();
-        free(memory);
+        give_back(memory);
     }
-    free(every);
-    free(packs);
+    give_back(every);
+    give_back(packs);
     return failed;
 }
 #endif

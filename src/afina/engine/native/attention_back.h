@@ -262,7 +262,7 @@ int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const u
     for (long i = 0; i < count; i++)
         of_looks += count_seers(&l, &looks[i], examples) * parts * keys * (looks[i].stop - looks[i].start) * 2 * size;
     float *shares = claim((of_rows + of_looks) * 4);
-    int32_t *order = malloc((size_t)examples * 4);
+    int32_t *order = claim(examples * 4);
     int failed = !shares || !order;
     if (order) list_longest(&l, order);
 #pragma omp parallel if (!failed)
@@ -327,10 +327,10 @@ int attend_backward_by_units(const uint16_t *d_out, const uint16_t *qkv, const u
             gather_shares(share, d_qkv + looks[i].start * distance, many, seers, distance, keys, size, 1);
             share += seers * keys * many * 2 * size;
         }
-        free(memory);
+        give_back(memory);
     }
-    free(shares);
-    free(order);
+    give_back(shares);
+    give_back(order);
     return failed;
 }
 #endif

@@ -30,6 +30,7 @@ SOURCES = (
     "adamw.h",
     "vectors.h",
     "speak.h",
+    "scratch.h",
     "pieces.h",
     "blocks.h",
     "units.h",

@@ -62,8 +62,8 @@ int first_half(const uint16_t *x, const norm_of *n, const factor *f, const uint1
         }
         release_units();
     }
-    free(panels);
-    free(hands);
+    give_back(panels);
+    give_back(hands);
     return failed;
 }
 
@@ -125,9 +125,9 @@ int first_half_backward(uint16_t *dy, const uint16_t *x, const norm_of *n, const
         release_units();
         end_learning(&l, stretches);
     }
-    free(panels);
-    free(shares);
-    free(hands);
+    give_back(panels);
+    give_back(shares);
+    give_back(hands);
     return failed;
 }
 
@@ -211,8 +211,8 @@ int feed_forward(const uint16_t *x, const norm_of *n, const factor *first, const
         release_units();
         _mm_sfence();
     }
-    free(panels);
-    free(hands);
+    give_back(panels);
+    give_back(hands);
     return failed;
 }
 
@@ -288,9 +288,9 @@ int feed_forward_backward(const uint16_t *dy, const uint16_t *x, const norm_of *
         end_learning(&l_last, stretches);
         end_learning(&l_first, stretches);
     }
-    free(panels);
-    free(shares);
-    free(hands);
+    give_back(panels);
+    give_back(shares);
+    give_back(hands);
     return failed;
 }
 #endif

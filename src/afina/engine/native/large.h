@@ -26,9 +26,6 @@ typedef struct {
  * `blocked` in pieces of 32 tokens and 32 numbers, so that memory is written and read as it lies. */
 static inline long place_of(long row, long column, long width, int blocked) { return row * width + (blocked ? column * BLOCK_OF : column); }
 
-static void *claim(long bytes) { return aligned_alloc(64, (size_t)(bytes / 64 + 1) * 64); }
-static uint16_t *claim_halves(long count) { return claim(2 * count); }
-
 /* The weight in panels (width / 32, depth / 2, 32, 2). To be called by all threads; ends with a barrier. */
 static void lay_panels(const factor *f, uint16_t *panels) {
     long depth = f->depth, width = f->width;

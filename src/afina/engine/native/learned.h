@@ -179,9 +179,9 @@ int project(const uint16_t *x, const factor *f, const uint16_t *add, const learn
         release_units();
         end_learning(&l, stretches);
     }
-    free(panels);
-    free(shares);
-    free(hands);
+    give_back(panels);
+    give_back(shares);
+    give_back(hands);
     return failed;
 }
 #endif

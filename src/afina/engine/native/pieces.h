@@ -9,7 +9,7 @@ typedef struct {
 } hand;
 
 /* One for each thread; 0 where there is no memory. */
-static hand *claim_hands(void) { return aligned_alloc(64, (size_t)omp_get_max_threads() * sizeof(hand)); }
+static hand *claim_hands(void) { return claim(omp_get_max_threads() * (long)sizeof(hand)); }
 
 /* This thread's share of `count` pieces. None may be taken before all have theirs. */
 static void deal(hand *hands, long count) {

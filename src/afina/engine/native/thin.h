@@ -33,7 +33,7 @@ int over_tokens(const uint16_t *z, const uint16_t *x, float *gradient, long toke
             units_product(rank, columns, rows, turned, rows, some, 2 * columns, gradient + first, width, at > 0);
         }
         release_units();
-        free(turned);
+        give_back(turned);
     }
     return failed;
 }
@@ -46,7 +46,7 @@ int over_words(const uint16_t *scores, const uint16_t *weight, float *to, long r
     {
         long threads = omp_get_num_threads(), blocks = width / BLOCK_OF;
         long most = (blocks + threads - 1) / threads * BLOCK_OF, apart = STRETCH + BLOCK_OF;
-        uint16_t *panel = aligned_alloc(64, (size_t)(STRETCH * most + BLOCK_OF * apart) * 2), *some = panel + STRETCH * most;
+        uint16_t *panel = claim_halves(STRETCH * most + BLOCK_OF * apart), *some = panel + STRETCH * most;
         if (!panel) {
 #pragma omp atomic write
             failed = 1;
@@ -69,7 +69,7 @@ int over_words(const uint16_t *scores, const uint16_t *weight, float *to, long r
             }
         }
         release_units();
-        free(panel);
+        give_back(panel);
     }
     return failed;
 }

@@ -4,6 +4,7 @@
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
 #define UNITS 1
 #include "blocks.h"
+#include "scratch.h"
 #include "pieces.h"
 
 #define LOG2_E 1.44269504088896341f

@@ -93,9 +93,9 @@ int weight_gradient(const uint16_t *narrow, long rows, const uint16_t *wide, lon
         }
         release_units();
     }
-    free(blocks);
-    free(all_sums);
-    free(hands);
+    give_back(blocks);
+    give_back(all_sums);
+    give_back(hands);
     return failed;
 }
 #endif

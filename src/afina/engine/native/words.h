@@ -64,7 +64,7 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
                   long words, long width, float scale, float softcap) {
     long most = MIN(WORDS_AT_ONCE, words) * width;
     uint16_t *panels = claim_halves(4 * most);
-    met *all = malloc((size_t)rows * sizeof(met));
+    met *all = claim(rows * (long)sizeof(met));
     hand *hands[2] = {claim_hands(), claim_hands()};
     int failed = !panels || !all || !hands[0] || !hands[1];
 #pragma omp parallel if (!failed)
@@ -109,10 +109,10 @@ int loss_of_words(const uint16_t *hidden, const uint16_t *weight, const int64_t 
             for (long i = 0; i < width; i++) to[i] = to[i] * by + of_target * widen(own[i]);
         }
     }
-    free(panels);
-    free(all);
-    free(hands[0]);
-    free(hands[1]);
+    give_back(panels);
+    give_back(all);
+    give_back(hands[0]);
+    give_back(hands[1]);
     return failed;
 }
 #endif
