@@ -103,7 +103,7 @@ def test_interrupting_stops_the_run_and_keeps_what_it_learned(home: Home, tmp_pa
 
 
 def test_a_killed_command_leaves_its_run_and_those_that_wait_to_the_next(home: Home) -> None:
-    first = train(home, "--epochs", "10", "--max-steps", "60", "--name", "first")
+    first = train(home, "--epochs", "40", "--max-steps", "300", "--name", "first")
     helpers.until(lambda: any(run.step >= 1 for run in actions.list_runs(home)), timeout=120)
     second = train(home, "--max-steps", "2", "--name", "second")
     helpers.until(lambda: len(actions.list_runs(home)) == 2, timeout=60)
@@ -116,7 +116,7 @@ def test_a_killed_command_leaves_its_run_and_those_that_wait_to_the_next(home: H
         lambda: all(run.status in ENDED for run in actions.list_runs(home)), lambda: keeper.tick(), timeout=180
     )
     assert {run.name: run.status for run in actions.list_runs(home)} == {"first": "succeeded", "second": "succeeded"}
-    assert helpers.steps(home, actions.get_run(home, "first")) == list(range(1, 61))
+    assert helpers.steps(home, actions.get_run(home, "first")) == list(range(1, 301))
 
 
 def test_a_killed_worker_is_explained_and_resumed_by_command(home: Home) -> None:
