@@ -32,6 +32,12 @@ def atomic(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Return when what was written to `path` is on disk."""
+    with path.open("r+b") as file:  # Windows syncs only what is open for writing
+        os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable, where the system allows a folder to be synced (not on Windows)."""
     if os.name == "posix":

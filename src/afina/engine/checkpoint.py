@@ -2,14 +2,15 @@
 
 A checkpoint is written under another name and takes its own when it is complete; its manifest, written last, lists every
 file with its size. Whatever has no manifest, or files that do not match it, does not exist for the reader. Writing is done
-by a thread, from a copy in memory, while training goes on.
+by a thread while training goes on, from the trained tensors themselves until they are about to change.
 """
 
 from __future__ import annotations
 
 import shutil
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from afina.core.files import read_json, sync_folder, write_json
+from afina.core.files import read_json, sync_file, sync_folder, write_json
 from afina.engine import device as devices
 from afina.engine import tensorfile
 from afina.engine.optim import Trained
@@ -35,19 +36,32 @@ class Saved:
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What one checkpoint holds, in memory, apart from what training goes on to change."""
+    """What one checkpoint holds; tensors that are written are taken out."""
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
 
+    def bytes(self) -> int:
+        """Of the tensors that are still to be written."""
+        return sum(tensor.nbytes for part in (self.weights, self.optimizer) for tensor in part.values())
+
+    def copy(self) -> None:
+        """Put copies in place of the tensors that are still to be written. Raises the allocator's error, and nothing is changed."""
+        copies = [
+            {name: tensor.detach().to("cpu", copy=True) for name, tensor in part.items()}
+            for part in (self.weights, self.optimizer)
+        ]
+        for part, copied in zip((self.weights, self.optimizer), copies, strict=True):
+            part.update(copied)
+
 
 class Writer:
     """Writes the checkpoints of a run beside its loop, one at a time.
 
-    `begin` copies the tensors and returns; the file system is waited for in a thread. Where there is no memory for a second
-    copy, `begin` itself writes.
+    `begin` starts a thread that reads the trained tensors where they are. Before they change, the loop calls `release`: only
+    then is what has not been written yet copied, or, where there is no memory for it, waited for.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -56,6 +70,7 @@ class Writer:
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pool.submit(int).result()
         self._writing: Future[None] | None = None
+        self._asked, self._released = threading.Event(), threading.Event()
         self._saved: Saved | None = None
         self._error: Exception | None = None
 
@@ -71,23 +86,20 @@ class Writer:
 
         The one before must have been asked for with `finish`.
         """
-        tensors, numbers = _flatten(optimizer)
+        tensors, numbers = flatten(optimizer)
         random = {f"random.{name}": value for name, value in devices.random_state(device).items()}
         snapshot = _Snapshot(
             step, trained.named(), {**tensors, **random}, {**state, "optimizer": numbers, "step": step}
         )
-        if _bytes(snapshot) > devices.free_memory(torch.device("cpu")) // 4:
-            self._write(snapshot)
-            return
-        try:
-            weights, rest = _copy(snapshot.weights), _copy(snapshot.optimizer)
-            copied = replace(snapshot, weights=weights, optimizer=rest)
-            self._writing = self._pool.submit(self._write, copied)
-        except (RuntimeError, MemoryError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            weights = rest = copied = None  # type: ignore[assignment]  # what was copied so far is given back first
-            self._write(snapshot)
+        self._asked.clear()
+        self._released.clear()
+        self._writing = self._pool.submit(self._write, snapshot)
+
+    def release(self) -> None:
+        """Return when the trained tensors and the optimizer's may change; to be called before they do."""
+        if self._writing is not None:
+            self._asked.set()
+            self._released.wait()
 
     def finish(self, wait: bool) -> Saved | None:
         """The checkpoint begun last, once, when it is complete on disk. Raises what it failed with."""
@@ -107,7 +119,7 @@ class Writer:
 
     def _write(self, snapshot: _Snapshot) -> None:
         try:
-            self._saved = _write(self._folder / f"step-{snapshot.step:06d}", snapshot)
+            self._saved = self._written(self._folder / f"step-{snapshot.step:06d}", snapshot)
         except (
             OSError,
             MemoryError,
@@ -115,29 +127,40 @@ class Writer:
             SystemError,
         ) as error:  # the last where memory ends inside of libraries
             self._error = error
+        finally:
+            self._released.set()
 
+    def _written(self, folder: Path, snapshot: _Snapshot) -> Saved:
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        files = {part / "weights.safetensors": snapshot.weights, part / "optimizer.safetensors": snapshot.optimizer}
+        for path, tensors in files.items():
+            for _ in tensorfile.writing(path, tensors):
+                self._copy_if_asked(snapshot)
+        self._released.set()
+        for path in files:
+            sync_file(path)
+        write_json(part / "state.json", snapshot.state)
+        sizes = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
+        write_json(part / "manifest.json", {"step": snapshot.step, "files": sizes})
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+        sync_folder(folder.parent)
+        return Saved(snapshot.step, folder)
 
-def _write(folder: Path, snapshot: _Snapshot) -> Saved:
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    tensorfile.write(part / "weights.safetensors", snapshot.weights)
-    tensorfile.write(part / "optimizer.safetensors", snapshot.optimizer)
-    write_json(part / "state.json", snapshot.state)
-    files = {path.name: path.stat().st_size for path in sorted(part.iterdir())}
-    write_json(part / "manifest.json", {"step": snapshot.step, "files": files})
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
-    sync_folder(folder.parent)
-    return Saved(snapshot.step, folder)
-
-
-def _bytes(snapshot: _Snapshot) -> int:
-    return sum(tensor.nbytes for part in (snapshot.weights, snapshot.optimizer) for tensor in part.values())
-
-
-def _copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    def _copy_if_asked(self, snapshot: _Snapshot) -> None:
+        """Where the loop waits to go on, copy what is left as soon as that takes a quarter of the free memory at most."""
+        if not self._asked.is_set() or snapshot.bytes() > devices.free_memory(torch.device("cpu")) // 4:
+            return
+        self._asked.clear()  # tried once: where memory runs out, the loop waits until all is written
+        try:
+            snapshot.copy()
+        except (RuntimeError, MemoryError) as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            return
+        self._released.set()
 
 
 def complete(run_folder: Path) -> list[Saved]:
@@ -188,7 +211,7 @@ def load(saved: Saved, trained: Trained, optimizer: torch.optim.Optimizer, devic
     return state
 
 
-def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as tensors by name ("3.exp_avg") and the plain numbers that stand beside them."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}

@@ -153,6 +153,7 @@ class Run:
         )
         for group in ready.optimizer.param_groups:
             group["lr"] = rate
+        self.writer.release()
         optim.step(ready.optimizer, ready.trained, optim.clipped(norm, self.spec.max_grad_norm))
         ready.network.weights_changed()
         ready.trained.clear()

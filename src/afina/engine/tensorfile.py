@@ -7,7 +7,6 @@ memory. Files are as it would read them (https://huggingface.co/docs/safetensors
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from afina.core.files import sync_file
 
 NAMES = {
     torch.float64: "F64",
@@ -38,6 +39,15 @@ def write(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None =
 
     Raises OSError; KeyError for a kind of number that is not in NAMES.
     """
+    for _ in writing(path, dict(tensors), dtype):
+        pass
+    sync_file(path)
+
+
+def writing(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[None]:
+    """As `write`, but stops before every few megabytes, and leaves it to the caller to `sync_file`. Tensors that are written are
+    taken out of `tensors`; those still in it may be replaced, at each stop, by others of the same values.
+    """
     kinds = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
     # wide numbers first: then every tensor begins at a multiple of its width
     order = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))
@@ -52,14 +62,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None =
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            for piece in _pieces(tensors[name], kinds[name]):
-                file.write(piece.view(torch.uint8).numpy().data)
-        file.flush()
-        os.fsync(file.fileno())
+            for start in range(0, tensors[name].numel(), AT_ONCE):
+                yield
+                file.write(_piece(tensors[name], start, kinds[name]))
+            del tensors[name]
 
 
-def _pieces(tensor: Tensor, kind: torch.dtype) -> Iterator[Tensor]:
-    """The numbers of `tensor` in order, on the processor; no copy where they lie there as they are to be written."""
+def _piece(tensor: Tensor, start: int, kind: torch.dtype) -> memoryview:
+    """The bytes of up to AT_ONCE numbers from `start`; no copy where they lie on the processor as they are to be written."""
     flat = tensor.detach().reshape(-1)
-    for start in range(0, flat.numel(), AT_ONCE):
-        yield flat[start : start + AT_ONCE].to("cpu", kind)
+    return flat[start : start + AT_ONCE].to("cpu", kind).view(torch.uint8).numpy().data
