@@ -22,6 +22,11 @@ def trained(seed: int = 0) -> optim.Trained:
     return optim.Trained(named)
 
 
+def state_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{index} {name}": value.clone() for index in state for name, value in state[index].items()}
+
+
 def change(given: optim.Trained, optimizer: torch.optim.Optimizer) -> None:
     for master in given.masters:
         master.grad = torch.full_like(master, 3.0)
@@ -35,6 +40,7 @@ def test_what_is_trained_may_change_as_soon_as_it_is_released(
 ) -> None:
     """With 50 numbers at a time the loop is back long before all is written; without memory for a copy it waits."""
     monkeypatch.setattr(tensorfile, "AT_ONCE", 50)
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
     if memory != "enough":
         free = 0 if memory == "none" else 4 * 300_000  # a quarter of it: less than half of the weights
         monkeypatch.setattr(devices, "free_memory", lambda device: free)
@@ -45,7 +51,7 @@ def test_what_is_trained_may_change_as_soon_as_it_is_released(
     kept = []
     for step in (1, 2, 3):
         kept.append([master.detach().clone() for master in given.masters])
-        state = {name: value.clone() for name, value in checkpoint.flatten(moved)[0].items()}
+        state = state_of(moved)
         writer.begin(step, given, moved, {"said": step}, CPU)
         writer.release()
         change(given, moved)
@@ -55,7 +61,7 @@ def test_what_is_trained_may_change_as_soon_as_it_is_released(
         built = optim.build(optimizer, other, 0.1, 0.0)
         assert checkpoint.load(saved, other, built, CPU) == {"said": step, "step": step}
         assert all(torch.equal(one, two) for one, two in zip(other.masters, kept[-1], strict=True))
-        found = checkpoint.flatten(built)[0]
+        found = state_of(built)
         assert found.keys() == state.keys()
         assert all(torch.equal(found[name], state[name]) for name in state)
     writer.close()
@@ -64,6 +70,7 @@ def test_what_is_trained_may_change_as_soon_as_it_is_released(
 
 def test_a_copy_that_finds_no_memory_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorfile, "AT_ONCE", 50)
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.0)
     tried = []
 
     def full(snapshot: object) -> None:
@@ -85,6 +92,31 @@ def test_a_copy_that_finds_no_memory_is_done_without(tmp_path: Path, monkeypatch
     assert saved is not None
     checkpoint.load_weights(saved, given)
     assert all(torch.equal(one, two) for one, two in zip(given.masters, before, strict=True))
+
+
+@pytest.mark.parametrize(("patience", "copies"), [(60.0, 0), (0.0, 1)])
+def test_copied_once_and_only_when_writing_falls_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, copies: int
+) -> None:
+    monkeypatch.setattr(tensorfile, "AT_ONCE", 20)
+    monkeypatch.setattr(checkpoint, "PATIENCE", patience)
+    own, made = checkpoint._Snapshot.copy, []
+
+    def counted(snapshot: checkpoint._Snapshot) -> None:
+        made.append(snapshot.bytes())
+        own(snapshot)
+
+    monkeypatch.setattr(checkpoint._Snapshot, "copy", counted)
+    given = trained()
+    moved = optim.build("adamw", given, 0.1, 0.0)
+    writer = checkpoint.Writer(tmp_path)
+    writer.begin(1, given, moved, {}, CPU)
+    for _ in range(5):
+        writer.release()
+        change(given, moved)
+    assert writer.finish(wait=True)
+    writer.close()
+    assert len(made) == copies
 
 
 def test_what_fails_releases_the_loop(tmp_path: Path) -> None:

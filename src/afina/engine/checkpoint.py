@@ -24,6 +24,8 @@ from afina.engine import tensorfile
 from afina.engine.optim import Trained
 
 FOLDER = "checkpoints"
+PATIENCE = 1.0
+"""Seconds the loop waits for what is being written: a disk that keeps up takes it as fast as memory would take a copy."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class _Snapshot:
 class Writer:
     """Writes the checkpoints of a run beside its loop, one at a time.
 
-    `begin` starts a thread that reads the trained tensors where they are. Before they change, the loop calls `release`: only
-    then is what has not been written yet copied, or, where there is no memory for it, waited for.
+    `begin` starts a thread that reads the trained tensors where they are. Before they change, the loop calls `release`: what
+    has not been written soon after is copied then, or, where there is no memory for it, waited for.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -86,7 +88,7 @@ class Writer:
 
         The one before must have been asked for with `finish`.
         """
-        tensors, numbers = flatten(optimizer)
+        tensors, numbers = _flatten(optimizer)
         random = {f"random.{name}": value for name, value in devices.random_state(device).items()}
         snapshot = _Snapshot(
             step, trained.named(), {**tensors, **random}, {**state, "optimizer": numbers, "step": step}
@@ -97,7 +99,7 @@ class Writer:
 
     def release(self) -> None:
         """Return when the trained tensors and the optimizer's may change; to be called before they do."""
-        if self._writing is not None:
+        if self._writing is not None and not self._released.wait(PATIENCE):
             self._asked.set()
             self._released.wait()
 
@@ -151,7 +153,9 @@ class Writer:
 
     def _copy_if_asked(self, snapshot: _Snapshot) -> None:
         """Where the loop waits to go on, copy what is left as soon as that takes a quarter of the free memory at most."""
-        if not self._asked.is_set() or snapshot.bytes() > devices.free_memory(torch.device("cpu")) // 4:
+        if self._released.is_set() or not self._asked.is_set():
+            return
+        if snapshot.bytes() > devices.free_memory(torch.device("cpu")) // 4:
             return
         self._asked.clear()  # tried once: where memory runs out, the loop waits until all is written
         try:
@@ -211,7 +215,7 @@ def load(saved: Saved, trained: Trained, optimizer: torch.optim.Optimizer, devic
     return state
 
 
-def flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _flatten(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """An optimizer's state as tensors by name ("3.exp_avg") and the plain numbers that stand beside them."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {}

@@ -62,6 +62,7 @@ def writing(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None = 
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
+            tensors[name] = tensors[name].detach().contiguous()
             for start in range(0, tensors[name].numel(), AT_ONCE):
                 yield
                 file.write(_piece(tensors[name], start, kinds[name]))
@@ -70,5 +71,4 @@ def writing(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None = 
 
 def _piece(tensor: Tensor, start: int, kind: torch.dtype) -> memoryview:
     """The bytes of up to AT_ONCE numbers from `start`; no copy where they lie on the processor as they are to be written."""
-    flat = tensor.detach().reshape(-1)
-    return flat[start : start + AT_ONCE].to("cpu", kind).view(torch.uint8).numpy().data
+    return tensor.reshape(-1)[start : start + AT_ONCE].to("cpu", kind).view(torch.uint8).numpy().data
