@@ -77,6 +77,19 @@ def test_packed_is_transformers_own(family_model: Path, method: str) -> None:
     assert_same(gradients(fast), gradients(reference))
 
 
+def test_the_padding_s_own_word_is_not_trained(family_model: Path) -> None:
+    """As in transformers, where a table of words has one that is for padding, although texts may have it too."""
+    networks = [model.load(family_model, torch.float32, torch.device("cpu")).requires_grad_(True) for _ in "ab"]
+    examples = items()
+    word = int(examples[3].ids[7])
+    for network in networks:
+        network.get_input_embeddings().padding_idx = word
+    reference, fast = networks
+    transformers_loss(reference, examples).backward()
+    model.Network(fast).backward(lay_end_to_end(examples), 1.0)
+    assert_same(gradients(fast), gradients(reference))
+
+
 def test_packed_is_unpacked(family_model: Path) -> None:
     examples = items()
     _, together = wrapped(family_model, fast=True)

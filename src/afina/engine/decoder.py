@@ -10,7 +10,6 @@ Only for the processor: graphics cards have fused kernels that are reached throu
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from afina.engine.elementwise import Norm
 from afina.engine.native import halves as at_once
 from afina.engine.native.halves import Factor
 from afina.engine.projection import Projection
+from afina.engine.rooms import Room, Spare
 from afina.engine.segments import Heads, Look
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
@@ -40,37 +40,6 @@ class Place:
     sin: Tensor
     looks: Sequence[Look] = ()
     positions: Tensor | None = None
-
-
-class _Taken:
-    """Lives as long as something in a room waits for its backward."""
-
-
-class Room:
-    """Memory for what half a layer keeps until backward, the same for every row of up to `tokens`, and for longer ones made
-    anew: what has one size and place does not break the heap into pieces."""
-
-    def __init__(self, tokens: int) -> None:
-        self._tokens = tokens
-        self._blocks: dict[str, Tensor] = {}
-        self._taken: weakref.ref[_Taken] | None = None
-
-    def begin(self) -> _Taken | None:
-        """To be held until what is taken from here on is no longer needed; None while somebody else holds it."""
-        if self._taken is not None and self._taken() is not None:
-            return None
-        taken = _Taken()
-        self._taken = weakref.ref(taken)
-        return taken
-
-    def take(self, name: str, like: Tensor, width: int) -> Tensor:
-        """(T, width) in the format of `like` (T, …); what was taken under this name before is overwritten."""
-        size = like.shape[0] * width
-        block = self._blocks.get(name)
-        if block is None or block.numel() < size or block.dtype != like.dtype:
-            self._blocks.pop(name, None)
-            block = self._blocks[name] = like.new_empty(max(like.shape[0], self._tokens) * width)
-        return block[:size].view(like.shape[0], width)
 
 
 @dataclass(frozen=True)
@@ -100,6 +69,10 @@ class Attention:
     def blocks(self) -> list[int]:
         """The addresses of its fused weights."""
         return [*self.qkv.blocks, *self.output.blocks]
+
+    def lent_to(self, spare: Spare) -> list[Tensor]:
+        """Let gradients of its products' weights lie in `spare`; returns these weights."""
+        return [*self.qkv.lent_to(spare), *self.output.lent_to(spare)]
 
     @property
     def by_kernels(self) -> bool:
@@ -221,6 +194,10 @@ class FeedForward:
         """The addresses of its fused weights."""
         return [*self.gate_up.blocks, *self.down.blocks]
 
+    def lent_to(self, spare: Spare) -> list[Tensor]:
+        """Let gradients of its products' weights lie in `spare`; returns these weights."""
+        return [*self.gate_up.lent_to(spare), *self.down.lent_to(spare)]
+
     @property
     def by_kernels(self) -> bool:
         """Whether none of its products is PyTorch's, which are compiled for each number of tokens."""
@@ -336,9 +313,12 @@ class _Half(torch.autograd.Function):
     """Half a layer for autograd: x and the parameters in, x plus something out."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, half: Any, place: Place, again: bool, room: Room, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, half: Any, place: Place, again: bool, room: Room, spare: Spare, *parameters: Tensor
+    ) -> Tensor:
         y: Tensor
         ctx.taken = None if again else room.begin()
+        ctx.room, ctx.spare = room, spare
         y, kept = half.forward(x, place, keep=not again, room=room if ctx.taken else None)
         ctx.half, ctx.place, ctx.kept = half, place, None if again else kept
         ctx.save_for_backward(x)
@@ -349,8 +329,34 @@ class _Half(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         kept = ctx.half.forward(x, ctx.place, keep=True)[1] if ctx.kept is None else ctx.kept
         dx, grads = ctx.half.backward(grad_outputs[0], x, kept, ctx.place, ctx.needs_input_grad[0])
+        if ctx.taken:
+            ctx.spare.give(ctx.room)
         ctx.kept = ctx.taken = None
-        return (dx, None, None, None, None, *grads)
+        return (dx, None, None, None, None, None, *grads)
+
+
+class _Words(torch.autograd.Function):
+    """The rows `ids` (T,) of a table of words, (T, d). Their gradients are added to the table's where that lies: one of the table's
+    size would have to be made, widened and added, of which all but these rows are zeros.
+
+    anchor: what autograd follows in place of the table, so that the gradient from a head which shares it is there first.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, table: nn.Embedding, ids: Tensor) -> Tensor:
+        ctx.table, ctx.ids = table, ids
+        return table.weight.detach()[ids]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        weight, unlearned = ctx.table.weight, ctx.table.padding_idx
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight, dtype=weight.grad_dtype)
+        of_rows = grad_outputs[0].to(weight.grad.dtype)
+        if unlearned is not None:
+            of_rows = of_rows.masked_fill((ctx.ids == unlearned)[:, None], 0.0)
+        weight.grad.index_add_(0, ctx.ids, of_rows)
+        return None, None, None
 
 
 class Decoder:
@@ -376,21 +382,27 @@ class Decoder:
         self.changed = True
         self._dtype: torch.dtype | None = None
         self._rooms: dict[int, Room] = {}
+        self._spare = Spare()
         self._tokens = 0
         self.rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
         self._embed, self._rotary, self._last = inner.embed_tokens, inner.rotary_emb, inner.norm
+        self._anchor = torch.empty(0, requires_grad=True)
         types = getattr(config, "layer_types", None) if config.model_type == "gemma3_text" else None
         self.layers = []
         for index, layer in enumerate(inner.layers):
-            halves = (_attention(layer, config), _feed_forward(layer, config))
-            self.layers.append((halves, types[index] if types else None))
-        by_kernels = all(half.by_kernels for halves, _ in self.layers for half in halves)
+            both = (_attention(layer, config), _feed_forward(layer, config))
+            self.layers.append((both, types[index] if types else None))
+        halves = [half for both, _ in self.layers for half in both]
+        self._weights = [weight for half in halves for weight in half.lent_to(self._spare)]
+        by_kernels = all(half.by_kernels for half in halves)
         self.multiple = native.UNITS_TAKE if by_kernels else shapes.multiple(model.dtype)
-        _own(model, {at for (one, two), _ in self.layers for at in (*one.blocks, *two.blocks)})
+        _own(model, {at for half in halves for at in half.blocks})
 
     def hidden(self, row: Row) -> Tensor:
         """The last hidden states (T, d) of the examples in `row`, after the last norm."""
         self.refresh()
+        if torch.is_grad_enabled():
+            self._spare.back(self._weights)
         x = self.embed(row.ids)
         places: dict[str | None, Place] = {}
         for halves, kind in self.layers:
@@ -400,7 +412,7 @@ class Decoder:
             for half in halves:
                 if torch.is_grad_enabled():
                     room = self._rooms.setdefault(id(half), Room(self._tokens))
-                    x = _Half.apply(x, half, places[kind], self.recompute, room, *half.parameters)  # type: ignore[no-untyped-call]
+                    x = _Half.apply(x, half, places[kind], self.recompute, room, self._spare, *half.parameters)  # type: ignore[no-untyped-call]
                 else:
                     x = half.forward(x, places[kind], keep=False)[0]
         return self.last(x)
@@ -424,8 +436,19 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (T,) → (T, d)."""
-        x: Tensor = self._embed(ids[None])[0]
+        x: Tensor
+        if torch.is_grad_enabled() and self._learns_words():
+            x = _Words.apply(self._anchor, self._embed, ids)  # type: ignore[no-untyped-call]
+            if type(self._embed) is not nn.Embedding:
+                x = x * self._embed.embed_scale.to(x.dtype)
+        else:
+            x = self._embed(ids[None])[0]
         return x if self._dtype is None else x.to(self._dtype)
+
+    def _learns_words(self) -> bool:
+        """Whether the table of words is trained, and of a kind that is known here: plain, or Gemma's, whose rows are scaled."""
+        known = type(self._embed) is nn.Embedding or type(self._embed).__name__.endswith("TextScaledWordEmbedding")
+        return known and self._embed.weight.requires_grad and not self._embed.sparse and self._embed.max_norm is None
 
     def last(self, x: Tensor) -> Tensor:
         """The last norm, x (T, d)."""

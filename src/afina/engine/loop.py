@@ -110,6 +110,7 @@ class Run:
         def compute() -> float:
             nonlocal rate
             ready.network.backward(lay_end_to_end([shortest]), 1.0)  # buffers, once
+            ready.trained.clear()
             row = lay_end_to_end(filled(items, self.tokens_per_row)[0])
             devices.synchronize(ready.device)
             begin = time.perf_counter()

@@ -22,6 +22,7 @@ from afina.engine.lora import ADAPTER, is_plain
 from afina.engine.native import halves
 from afina.engine.native.adapters import Beside, Learned, learned, take
 from afina.engine.products import Product, Thin, on_units, over_all_tokens, over_tokens, padded
+from afina.engine.rooms import Spare
 
 
 class Projection:
@@ -58,6 +59,7 @@ class Projection:
             *(base.bias for base in bases if base.bias is not None and base.bias.requires_grad),
             *(factor for each in self._adapters for factor in (each.a, each.b)),
         ]
+        self._spare = Spare()
         self._biases = [base.bias is not None and base.bias.requires_grad for base in bases]
         self._trained_biases = [base.bias for base, trained in zip(bases, self._biases, strict=True) if trained]
         self.trains_itself = any(self._trains_base) or any(self._biases)
@@ -73,6 +75,11 @@ class Projection:
         self.ahead = Product(self.weight, True, down, up, self.bias)
         self.back = Product(self.weight, False, up, down)
         self.by_kernels = not self.trains_itself and self.ahead.factor is not None
+
+    def lent_to(self, spare: Spare) -> list[Tensor]:
+        """Let the gradients of its weights lie in `spare`; returns the weights that are trained."""
+        self._spare = spare
+        return self.parameters[: sum(self._trains_base)]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -156,7 +163,7 @@ class Projection:
     def _of_base(self, dy: Tensor, x: Tensor, woven: tuple[bool, bool]) -> list[Tensor]:
         grads: list[Tensor] = []
         if any(self._trains_base):
-            whole = torch.empty_like(self._base, dtype=self.parameters[0].grad_dtype)
+            whole = self._spare.take(self._base.shape, self.parameters[0].grad_dtype or self._base.dtype)
             grads += self._cut(over_all_tokens(dy, x, whole, woven=woven), self._trains_base)
         if any(self._biases):
             rows = halves.in_rows(dy) if woven[0] else dy
