@@ -2,7 +2,7 @@
 
 A checkpoint is written under another name and takes its own when it is complete; its manifest, written last, lists every
 file with its size. Whatever has no manifest, or files that do not match it, does not exist for the reader. Writing is done
-by a thread while training goes on, from the trained tensors themselves until they are about to change.
+by a thread while training goes on, from the trained tensors themselves.
 """
 
 from __future__ import annotations
@@ -24,8 +24,6 @@ from afina.engine import tensorfile
 from afina.engine.optim import Trained
 
 FOLDER = "checkpoints"
-PATIENCE = 1.0
-"""Seconds the loop waits for what is being written: a disk that keeps up takes it as fast as memory would take a copy."""
 
 
 @dataclass(frozen=True)
@@ -34,36 +32,27 @@ class Saved:
 
     step: int
     folder: Path
+    removed: tuple[str, ...] = ()
+    """Names of those that were deleted for it."""
 
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """What one checkpoint holds; tensors that are written are taken out."""
+    """What one checkpoint holds, and which others are kept beside it."""
 
     step: int
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
-
-    def bytes(self) -> int:
-        """Of the tensors that are still to be written."""
-        return sum(tensor.nbytes for part in (self.weights, self.optimizer) for tensor in part.values())
-
-    def copy(self) -> None:
-        """Put copies in place of the tensors that are still to be written. Raises the allocator's error, and nothing is changed."""
-        copies = [
-            {name: tensor.detach().to("cpu", copy=True) for name, tensor in part.items()}
-            for part in (self.weights, self.optimizer)
-        ]
-        for part, copied in zip((self.weights, self.optimizer), copies, strict=True):
-            part.update(copied)
+    keep: int
+    best: int | None
 
 
 class Writer:
     """Writes the checkpoints of a run beside its loop, one at a time.
 
-    `begin` starts a thread that reads the trained tensors where they are. Before they change, the loop calls `release`: what
-    has not been written soon after is copied then, or, where there is no memory for it, waited for.
+    `begin` starts a thread that reads the trained tensors where they are and writes them past the system's cache. Before they change, the
+    loop calls `release`: what has not been written by then goes through the cache, as fast as a copy would be made.
     """
 
     def __init__(self, run_folder: Path) -> None:
@@ -72,7 +61,7 @@ class Writer:
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pool.submit(int).result()
         self._writing: Future[None] | None = None
-        self._asked, self._released = threading.Event(), threading.Event()
+        self._hurried, self._released = threading.Event(), threading.Event()
         self._saved: Saved | None = None
         self._error: Exception | None = None
 
@@ -83,24 +72,27 @@ class Writer:
         optimizer: torch.optim.Optimizer,
         state: dict[str, Any],
         device: torch.device,
+        keep: int,
+        best: int | None,
     ) -> None:
-        """Start `checkpoints/step-000123/`: weights, optimizer, random state, and `state` (plain JSON).
+        """Start `checkpoints/step-000123/`: weights, optimizer, random state, and `state` (plain JSON). When it is complete, all but the
+        newest `keep` and the `best` are deleted.
 
         The one before must have been asked for with `finish`.
         """
         tensors, numbers = _flatten(optimizer)
         random = {f"random.{name}": value for name, value in devices.random_state(device).items()}
         snapshot = _Snapshot(
-            step, trained.named(), {**tensors, **random}, {**state, "optimizer": numbers, "step": step}
+            step, trained.named(), {**tensors, **random}, {**state, "optimizer": numbers, "step": step}, keep, best
         )
-        self._asked.clear()
+        self._hurried.clear()
         self._released.clear()
         self._writing = self._pool.submit(self._write, snapshot)
 
     def release(self) -> None:
         """Return when the trained tensors and the optimizer's may change; to be called before they do."""
-        if self._writing is not None and not self._released.wait(PATIENCE):
-            self._asked.set()
+        if self._writing is not None:
+            self._hurried.set()
             self._released.wait()
 
     def finish(self, wait: bool) -> Saved | None:
@@ -138,8 +130,7 @@ class Writer:
         part.mkdir(parents=True)
         files = {part / "weights.safetensors": snapshot.weights, part / "optimizer.safetensors": snapshot.optimizer}
         for path, tensors in files.items():
-            for _ in tensorfile.writing(path, tensors):
-                self._copy_if_asked(snapshot)
+            tensorfile.put(path, tensors, hurried=self._hurried.is_set)
         self._released.set()
         for path in files:
             sync_file(path)
@@ -149,22 +140,7 @@ class Writer:
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
         sync_folder(folder.parent)
-        return Saved(snapshot.step, folder)
-
-    def _copy_if_asked(self, snapshot: _Snapshot) -> None:
-        """Where the loop waits to go on, copy what is left as soon as that takes a quarter of the free memory at most."""
-        if self._released.is_set() or not self._asked.is_set():
-            return
-        if snapshot.bytes() > devices.free_memory(torch.device("cpu")) // 4:
-            return
-        self._asked.clear()  # tried once: where memory runs out, the loop waits until all is written
-        try:
-            snapshot.copy()
-        except (RuntimeError, MemoryError) as error:
-            if not devices.is_out_of_memory(error):
-                raise
-            return
-        self._released.set()
+        return Saved(snapshot.step, folder, tuple(prune(folder.parent.parent, snapshot.keep, snapshot.best)))
 
 
 def complete(run_folder: Path) -> list[Saved]:

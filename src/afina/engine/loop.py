@@ -309,21 +309,18 @@ class Run:
             "precision": self.ready.preflight.precision,
         }
         ready = self.ready
-        self.writer.begin(self.step, ready.trained, ready.optimizer, state, ready.device)
+        # what is the best now is what it will be judged by after a resume
+        best = self.best_when_saved = self.watch.best_trained_step
+        self.writer.begin(self.step, ready.trained, ready.optimizer, state, ready.device, self.spec.keep, best)
         self.saved_step = self.step
-        self.best_when_saved = self.watch.best_trained_step
 
     def _written(self, wait: bool) -> Iterator[Event]:
-        """Say that the checkpoint begun last is complete, when it is, and delete those it makes superfluous.
-
-        What was the best when it was begun is what it will be judged by after a resume.
-        """
+        """Say that the checkpoint begun last is complete, when it is."""
         saved = self.writer.finish(wait)
         if saved is not None:
-            best = self.best_when_saved
-            removed = checkpoint.prune(self.folder, self.spec.keep, best)
             path = saved.folder.relative_to(self.folder).as_posix()
-            yield Checkpoint(saved.step, path, best == saved.step, [f"{checkpoint.FOLDER}/{name}" for name in removed])
+            removed = [f"{checkpoint.FOLDER}/{name}" for name in saved.removed]
+            yield Checkpoint(saved.step, path, self.best_when_saved == saved.step, removed)
 
     def _resume(self) -> None:
         """Go back to the newest complete checkpoint, if there is one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from afina.core.files import sync_file
+from afina.engine.straight import Straight
 
 NAMES = {
     torch.float64: "F64",
@@ -39,14 +40,18 @@ def write(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None =
 
     Raises OSError; KeyError for a kind of number that is not in NAMES.
     """
-    for _ in writing(path, dict(tensors), dtype):
-        pass
+    put(path, tensors, dtype)
     sync_file(path)
 
 
-def writing(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None = None) -> Iterator[None]:
-    """As `write`, but stops before every few megabytes, and leaves it to the caller to `sync_file`. Tensors that are written are
-    taken out of `tensors`; those still in it may be replaced, at each stop, by others of the same values.
+def put(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    hurried: Callable[[], bool] = lambda: False,
+) -> None:
+    """As `write`, but leaves it to the caller to `sync_file`. As soon as somebody is `hurried`, the rest goes through the system's
+    cache: sooner done, though not sooner on disk.
     """
     kinds = {name: dtype if dtype and tensor.is_floating_point() else tensor.dtype for name, tensor in tensors.items()}
     # wide numbers first: then every tensor begins at a multiple of its width
@@ -59,14 +64,14 @@ def writing(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype | None = 
         head[name] = {"dtype": NAMES[kinds[name]], "shape": shape, "data_offsets": [start, end]}
     text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNED)
-    with path.open("wb") as file:
+    with Straight(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            tensors[name] = tensors[name].detach().contiguous()
-            for start in range(0, tensors[name].numel(), AT_ONCE):
-                yield
-                file.write(_piece(tensors[name], start, kinds[name]))
-            del tensors[name]
+            laid_straight = tensors[name].detach().contiguous()
+            for start in range(0, laid_straight.numel(), AT_ONCE):
+                if hurried():
+                    file.by_cache()
+                file.write(_piece(laid_straight, start, kinds[name]))
 
 
 def _piece(tensor: Tensor, start: int, kind: torch.dtype) -> memoryview:
