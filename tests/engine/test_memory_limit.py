@@ -122,9 +122,9 @@ def test_the_optimizer_s_memory_is_asked_for_before_the_first_step(wide: Path, t
 
 def test_sample_answers_that_do_not_fit_are_left_out(deep: Path, tmp_path: Path) -> None:
     long = json.dumps({"sample_prompts": [f"{number} " * 500 for number in range(10)]})
-    tight = train(deep, tmp_path / "tight", 60, 20, 1, 3, "sampling", "data", long)
+    tight = train(deep, tmp_path / "tight", 30, 20, 1, 3, "sampling", "data", long)
+    assert not [event for event in tight if event["type"] in ("sample", "error")]
     assert [event["code"] for event in tight if event["type"] == "warning"][-3:] == ["no_sample"] * 3
-    assert not [event for event in tight if event["type"] == "sample"]
     assert [event["step"] for event in tight if event["type"] == "step"] == [1, 2, 3]
     assert tight[-1]["type"] == "finished"
 
