@@ -13,6 +13,7 @@ from afina.core.events import ENDED
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home
 from afina.registry.records import RunInfo
+from afina.runs.early import Early
 from afina.runs.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -32,18 +33,19 @@ PHASES: dict[str, str] = {
 }
 
 
-def follow(home: Home, run: RunInfo, out: Out, offset: int = 0) -> int:
+def follow(home: Home, run: RunInfo, out: Out, offset: int = 0, early: Early | None = None) -> int:
     """Look after the queue and show the run until it has ended; returns the exit code.
 
-    Ctrl-C asks the run to stop and keep its last weights; a second one leaves it to itself.
+    Ctrl-C asks the run to stop and keep its last weights; a second one leaves it to itself. early: what may already wait to be its worker.
     """
-    supervisor = Supervisor(home)
+    supervisor = Supervisor(home) if early is None else Supervisor(home, start=early.start)
     stopping = False
     with _view(out) as view:
         view.begin(run)
         while True:
             try:
-                supervisor.tick()
+                if supervisor.tick() and early is not None:
+                    early.end()  # started now, or somebody else's turn
                 events, offset = actions.run_events(home, run.id, offset)
                 for event in events:
                     view.show(event)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic_core import PydanticUndefined
 
-from afina import actions
-from afina.cli.follow import describe, follow
 from afina.cli.shared import HomeOption, JsonOption, Out, duration, home_folder, looking, size
 from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, Message, say
 from afina.core.paths import Home
 from afina.core.spec import TrainSpec, about, choices
-from afina.registry.records import Plan
+from afina.runs.early import Early
+
+if TYPE_CHECKING:
+    from afina.registry.records import Plan
 
 app = typer.Typer(add_completion=False)
 SHOWN = 4
@@ -51,13 +52,20 @@ def train(home: Path | None, as_json: bool, spec_file: Path | None, check: bool,
     settings |= {name: value for name, value in flags.items() if value not in (None, [])}
     if check:
         return _check(folder, settings, out)
-    _warn(folder, settings, out)
-    run = actions.start_run(folder, settings, paths=True)
-    return follow(folder, run, out)
+    with Early(folder) as early:  # before the imports that the checks need
+        from afina import actions
+        from afina.cli.follow import follow
+
+        _warn(folder, settings, out)
+        run = actions.start_run(folder, settings, paths=True)
+        return follow(folder, run, out, early=early)
 
 
 def _check(folder: Home, settings: dict[str, Any], out: Out) -> int:
     """Say what the run would take; 0 when it can be started."""
+    from afina import actions
+    from afina.cli.follow import describe
+
     out.note(say(N_("Loading the model and computing the longest rows once. Ctrl-C ends it.")))
     found = actions.check_run(folder, settings, paths=True)
     if out.as_json:
@@ -82,6 +90,8 @@ def _estimate(plan: Plan) -> Message:
 
 def _warn(folder: Home, settings: dict[str, Any], out: Out) -> None:
     """What the datasets' checks found that does not stand in the way, the most important first."""
+    from afina import actions
+
     if out.as_json:
         return
     with looking(out):

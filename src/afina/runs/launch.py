@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -28,6 +28,8 @@ BUSY = 75
 """Exit status of a worker that found another one computing (EX_TEMPFAIL)."""
 
 WORKER = "afina.runs.worker"
+EARLY = "--early"
+"""What stands in place of the folder of a run that is not known yet (`early.py`)."""
 
 
 def home_of(run_folder: Path) -> Home:
@@ -77,23 +79,35 @@ def start_worker(run_folder: Path, threads: int | None, worker: str = WORKER) ->
     Raises OSError when the system cannot start it or the folder cannot be written to.
     """
     (run_folder / "process.json").unlink(missing_ok=True)
+    with (run_folder / "console.log").open("ab") as console:
+        process = spawn([worker, str(run_folder)], threads, output=console, cwd=run_folder)
+    record_process(run_folder, process.pid)
+    return process
+
+
+def spawn(
+    arguments: list[str],
+    threads: int | None,
+    *,
+    output: IO[bytes] | int,
+    stdin: int = subprocess.DEVNULL,
+    cwd: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """`python -m` with `arguments`, in a session of its own and the environment of processes that compute. Raises OSError."""
     options: dict[str, Any] = {}
     if sys.platform == "win32":
         options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
     else:
         options["start_new_session"] = True
-    with (run_folder / "console.log").open("ab") as console:
-        process = subprocess.Popen(
-            [sys.executable, "-m", worker, str(run_folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            cwd=run_folder,
-            env=compute_environment(threads),
-            **options,
-        )
-    record_process(run_folder, process.pid)
-    return process
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        stdin=stdin,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd=cwd,
+        env=compute_environment(threads),
+        **options,
+    )
 
 
 def record_process(run_folder: Path, pid: int) -> None:
@@ -142,4 +156,4 @@ def living(run_folder: Path) -> psutil.Process | None:
         command = process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    return process if WORKER in command and str(run_folder) in command else None
+    return process if WORKER in command and {str(run_folder), EARLY} & set(command) else None

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,11 +54,18 @@ REAP_GRACE = 5.0
 class Supervisor:
     """Looks after the runs of one home. Cheap to make; keeps only the exit codes of its own children to itself.
 
-    worker: the module that is started for a run; tests have quicker ones.
+    worker: the module that is started for a run; tests have quicker ones. start: what starts it.
     """
 
-    def __init__(self, home: Home, stop_grace: float = STOP_GRACE, worker: str = WORKER) -> None:
+    def __init__(
+        self,
+        home: Home,
+        stop_grace: float = STOP_GRACE,
+        worker: str = WORKER,
+        start: Callable[[Path, int | None, str], subprocess.Popen[bytes]] = start_worker,
+    ) -> None:
         self.home = home
+        self._start_worker = start
         self.stop_grace = stop_grace
         self.worker = worker
         self._children: dict[str, subprocess.Popen[bytes]] = {}
@@ -236,7 +244,7 @@ class Supervisor:
         if not rows.change(session, row.id, ["queued"], status="starting", started=time.time(), stopping=None):
             return
         try:
-            self._children[row.id] = start_worker(folder, row.spec.get("threads"), self.worker)
+            self._children[row.id] = self._start_worker(folder, row.spec.get("threads"), self.worker)
         except OSError as error:
             self._could_not_start(session, row, folder, error)
 

@@ -1,4 +1,4 @@
-"""The child that trains: `python -m afina.runs.worker RUN_DIR`. Started by name, never imported.
+"""The child that trains: `python -m afina.runs.worker RUN_DIR`, or `--early` (`early.py`). Started by name, never imported.
 
 Reads `spec.json` and `manifest.json`, opens the frozen datasets, calls the engine's `fit`, appends its events to the log and
 prints what is happening in plain lines. Exit status: 0 finished or stopped, 1 failed (a `failed` event is in the log),
@@ -23,7 +23,8 @@ from afina.core.errors import AfinaError
 from afina.core.files import read_json
 from afina.core.messages import N_, say
 from afina.core.parsing import parse_spec
-from afina.runs.launch import BUSY, claim, home_of
+from afina.runs.early import awaited
+from afina.runs.launch import BUSY, EARLY, claim, home_of
 from afina.runs.log import EventLog
 from afina.runs.relief import memory_limit
 
@@ -34,7 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     if len(given) != 1:
         sys.stderr.write("python -m afina.runs.worker RUN_DIR\n")
         return 2
-    folder = Path(given[0]).absolute()
+    told = awaited() if given[0] == EARLY else Path(given[0])
+    if told is None:
+        return 0
+    folder = told.absolute()
     try:
         with claim(folder):
             return _Worker(folder).run()
