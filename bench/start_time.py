@@ -33,8 +33,8 @@ STEPS = 675
 MARKS = ("queued", "starting", "reading_data", "loading_model", "preflight", "sampling", "evaluating", "step")
 MEANS = {
     "queued": "command: imports, checks, run folder",
-    "starting": "the worker's process",
-    "reading_data": "PyTorch and the engine",
+    "starting": "what is left of PyTorch, begun meanwhile",
+    "reading_data": "what is left of the engine",
     "loading_model": "tokenizer and tokens",
     "preflight": "transformers, PEFT, model, longest row",
     "sampling": "",
