@@ -14,7 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from afina.core.compute import collector_at_rest
 from afina.core.paths import Home
 from afina.runs.launch import EARLY, WORKER, computing_lock, record_process, spawn, start_worker
 
@@ -78,9 +77,8 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
 
 
 def awaited() -> Path | None:
-    """The side of the worker: import what every run needs, wait for the folder of the run, and go there; None when there is none."""
-    with collector_at_rest(), suppress(ImportError, OSError):  # what fails now fails again when it can be said
-        import afina.engine.loop  # noqa: F401
+    """The side of the worker, when it has imported what every run needs: wait for the folder of the run, and go there; None when there is
+    none."""
     line = sys.stdin.buffer.readline()
     if not line.endswith(b"\n"):
         return None

@@ -11,7 +11,8 @@ import errno
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,9 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     if len(given) != 1:
         sys.stderr.write("python -m afina.runs.worker RUN_DIR\n")
         return 2
-    told = awaited() if given[0] == EARLY else Path(given[0])
-    if told is None:
-        return 0
+    if given[0] == EARLY:
+        with suppress(ImportError, OSError):  # what fails now fails again when it can be said
+            _engine()
+        told = awaited()
+        if told is None:
+            return 0
+    else:
+        told = Path(given[0])
     folder = told.absolute()
     try:
         with claim(folder):
@@ -45,6 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     except AfinaError as error:
         sys.stderr.write(f"{error}\n")
         return BUSY if error.code == "busy" else 1
+
+
+def _engine() -> Callable[[Any], Iterator[events.Event]]:
+    """What trains. Importing it takes a second or two."""
+    with collector_at_rest():
+        from afina.engine.loop import fit
+
+    return fit
 
 
 class _Worker:
@@ -79,10 +93,7 @@ class _Worker:
         return 0
 
     def _events(self) -> Iterator[events.Event]:
-        with collector_at_rest():
-            from afina.engine.loop import fit
-
-        return fit(self._job())
+        return _engine()(self._job())
 
     def _job(self) -> Any:
         """The job that spec and manifest describe, the examples in their frozen copies."""
