@@ -25,6 +25,7 @@ from afina.engine.native.halves import Factor
 from afina.engine.projection import Projection
 from afina.engine.rooms import Room, Spare
 from afina.engine.segments import Heads, Look
+from afina.engine.words import look_up
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
 ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
@@ -335,30 +336,6 @@ class _Half(torch.autograd.Function):
         return (dx, None, None, None, None, None, *grads)
 
 
-class _Words(torch.autograd.Function):
-    """The rows `ids` (T,) of a table of words, (T, d). Their gradients are added to the table's where that lies: one of the table's
-    size would have to be made, widened and added, of which all but these rows are zeros.
-
-    anchor: what autograd follows in place of the table, so that the gradient from a head which shares it is there first.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, table: nn.Embedding, ids: Tensor) -> Tensor:
-        ctx.table, ctx.ids = table, ids
-        return table.weight.detach()[ids]
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        weight, unlearned = ctx.table.weight, ctx.table.padding_idx
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight, dtype=weight.grad_dtype)
-        of_rows = grad_outputs[0].to(weight.grad.dtype)
-        if unlearned is not None:
-            of_rows = of_rows.masked_fill((ctx.ids == unlearned)[:, None], 0.0)
-        weight.grad.index_add_(0, ctx.ids, of_rows)
-        return None, None, None
-
-
 class Decoder:
     """The decoder of transformers' `model` (with PEFT's plain LoRA layers, or none), computed here.
 
@@ -386,7 +363,6 @@ class Decoder:
         self._tokens = 0
         self.rope = str((getattr(config, "rope_parameters", None) or {}).get("rope_type", "default"))
         self._embed, self._rotary, self._last = inner.embed_tokens, inner.rotary_emb, inner.norm
-        self._anchor = torch.empty(0, requires_grad=True)
         types = getattr(config, "layer_types", None) if config.model_type == "gemma3_text" else None
         self.layers = []
         for index, layer in enumerate(inner.layers):
@@ -436,19 +412,8 @@ class Decoder:
 
     def embed(self, ids: Tensor) -> Tensor:
         """ids (T,) → (T, d)."""
-        x: Tensor
-        if torch.is_grad_enabled() and self._learns_words():
-            x = _Words.apply(self._anchor, self._embed, ids)  # type: ignore[no-untyped-call]
-            if type(self._embed) is not nn.Embedding:
-                x = x * self._embed.embed_scale.to(x.dtype)
-        else:
-            x = self._embed(ids[None])[0]
+        x = look_up(self._embed, ids)
         return x if self._dtype is None else x.to(self._dtype)
-
-    def _learns_words(self) -> bool:
-        """Whether the table of words is trained, and of a kind that is known here: plain, or Gemma's, whose rows are scaled."""
-        known = type(self._embed) is nn.Embedding or type(self._embed).__name__.endswith("TextScaledWordEmbedding")
-        return known and self._embed.weight.requires_grad and not self._embed.sparse and self._embed.max_norm is None
 
     def last(self, x: Tensor) -> Tensor:
         """The last norm, x (T, d)."""

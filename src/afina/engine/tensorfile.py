@@ -67,11 +67,11 @@ def put(
     with Straight(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
-            laid_straight = tensors[name].detach().contiguous()
-            for start in range(0, laid_straight.numel(), AT_ONCE):
+            tensor = tensors[name].detach().contiguous()
+            for start in range(0, tensor.numel(), AT_ONCE):
                 if hurried():
                     file.by_cache()
-                file.write(_piece(laid_straight, start, kinds[name]))
+                file.write(_piece(tensor, start, kinds[name]))
 
 
 def _piece(tensor: Tensor, start: int, kind: torch.dtype) -> memoryview:
