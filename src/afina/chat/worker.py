@@ -24,7 +24,8 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.data.examples import Turn
 from afina.data.template import ChatTokenizer
-from afina.engine.device import is_out_of_memory
+from afina.engine import lean
+from afina.engine.device import choose_device, is_out_of_memory
 from afina.engine.generate import Generator
 
 
@@ -163,6 +164,7 @@ def main() -> int:
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
     quantization.leave_out()  # Chat quantises by itself (`Generator`)
+    lean.leave_out(choose_device("auto"))
     out = os.dup(1)
     os.dup2(2, 1)
     return Worker(out).run(arguments.model, arguments.adapter, arguments.chat_template, arguments.precision)

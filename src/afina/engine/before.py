@@ -1,6 +1,7 @@
-"""What a model says before it learns anything, computed once: its loss on the validation rows, its answers to the prompts.
+"""What is known of a model before it learns anything, computed once: its loss on the validation rows, its answers to the prompts,
+what its longest row takes.
 
-Both follow from the model, the tokens and the way of computing alone, so the next run over the same rows need not wait for
+All follow from the model, the tokens and the way of computing alone, so the next run over the same rows need not wait for
 them. Kept as JSON, named by all of that; a file that cannot be read or written costs the computation and nothing else.
 """
 
@@ -10,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,18 @@ import torch
 
 from afina import __version__
 from afina.core.files import read_json, write_json
-from afina.engine.batches import Item
+from afina.engine.batches import Item, Row
 from afina.engine.samples import MOST_TOKENS, Prompt
 
 KEPT = 200
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What computing a row took, forward and backward: seconds a token, and bytes at the peak of the process."""
+
+    seconds: float
+    memory: int
 
 
 class Before:
@@ -49,6 +59,17 @@ class Before:
         """Remember the answers to `prompts`."""
         self._write(self._about_answers(prompts), answers)
 
+    def cost(self, row: Row, way: Sequence[Any]) -> Cost | None:
+        """What `row` takes in this `way` (plain JSON), when it was kept."""
+        found = self._read(_about_cost(row, way))
+        with suppress(TypeError):
+            return Cost(**found)
+        return None
+
+    def keep_cost(self, row: Row, way: Sequence[Any], cost: Cost) -> None:
+        """Remember what `row` takes."""
+        self._write(_about_cost(row, way), asdict(cost))
+
     def _about_loss(self, items: Iterable[Item], tokens_per_row: int) -> list[Any]:
         digest = hashlib.sha256()
         for item in items:
@@ -75,6 +96,10 @@ class Before:
             with suppress(OSError):
                 write_json(place, value)
                 _tidy(place.parent)
+
+
+def _about_cost(row: Row, way: Sequence[Any]) -> list[Any]:
+    return ["cost", row.lengths, row.learned, *way]
 
 
 def _tidy(folder: Path) -> None:

@@ -119,7 +119,7 @@ def fastest_dtype(device: torch.device, shapes: Sequence[tuple[int, int]], rows:
     known = recalled("precision", facts)
     if known is None:
         known = _measure(device, shapes, rows)
-        if not _busy(device):
+        if not busy(device):
             remember("precision", facts, known)
     dtype, rate = known
     return DTYPES[dtype], float(rate)
@@ -135,7 +135,7 @@ def _measure(device: torch.device, shapes: Sequence[tuple[int, int]], rows: int)
     return best, rates[best]
 
 
-def _busy(device: torch.device) -> bool:
+def busy(device: torch.device) -> bool:
     """Whether other programs want more of the processor than there is; a graphics card is not asked."""
     return device.type == "cpu" and psutil.getloadavg()[0] > (os.cpu_count() or 1)
 

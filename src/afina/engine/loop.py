@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from afina.core.errors import AfinaError, Problem
 from afina.core.events import Checkpoint, Eval, Event, Finished, Phase, Retry, Sample, Step, Stopped, Warn
@@ -18,6 +18,7 @@ from afina.core.messages import N_, Message, say
 from afina.engine import checkpoint, optim, output, prefixes, samples
 from afina.engine import device as devices
 from afina.engine.batches import Item, Row, filled, lay_end_to_end, rows_of
+from afina.engine.before import Cost
 from afina.engine.evaluate import validation_loss
 from afina.engine.job import Job, Keep
 from afina.engine.setup import Ready, prepare
@@ -53,7 +54,8 @@ class Run:
         self.step = 0
         self.watch = Watch()
         self.started = time.monotonic()
-        self.step_seconds: float | None = None
+        self.step_seconds = 0.0
+        self.steps_timed = 0
         self.eval_seconds = 0.0
         self.saved_step: int | None = None
         self.writer = checkpoint.Writer(self.folder)
@@ -94,7 +96,8 @@ class Run:
         yield from self._stopped(stop) if stop else self._finish("last")
 
     def _preflight(self) -> Iterator[Event]:
-        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes.
+        """Compute the longest row once, forward and backward, and say what it took; nothing of the run changes. What an earlier run on this
+        machine found of the same row is taken as it is where there is memory for it.
 
         The optimizer's state is made before, so that no step can fail half-way for lack of memory. Shared prefixes only make
         rows shorter, so the row is one without them.
@@ -102,41 +105,58 @@ class Run:
         ready = self.ready
         optim.rehearse(ready.optimizer, ready.trained)
         items = ready.train.heaviest(self.spec.examples_per_step)
-        random = devices.random_state(ready.device)
-        rate = 0.0
-
-        shortest = ready.train[int(ready.train.lengths.argmin())]
-
-        def compute() -> float:
-            nonlocal rate
-            ready.network.backward(lay_end_to_end([shortest]), 1.0)  # buffers, once
-            ready.trained.clear()
-            row = lay_end_to_end(filled(items, self.tokens_per_row)[0])
-            devices.synchronize(ready.device)
-            begin = time.perf_counter()
-            ready.network.backward(row, 1.0)
-            devices.synchronize(ready.device)
-            rate = (time.perf_counter() - begin) / len(row)
-            return rate
-
-        yield from self._fitting(compute, self.step, len(items[0]), gradients=True)
-        ready.trained.clear()
-        devices.restore_random_state(random, ready.device)
+        cost = self._known_cost(items)
+        if cost is None:
+            cost = yield from self._measured_cost(items)
+            if not devices.busy(ready.device):
+                ready.before.keep_cost(*self._longest_row(items), cost)
         tokens = int(ready.train.lengths[ready.order.epoch(0)].sum()) / ready.order.steps_per_epoch
         saving = ready.saving if self.share_prefixes else 0.0
-        rate *= 1 - saving
+        rate = cost.seconds * (1 - saving)
         self.step_seconds = rate * tokens
         # forward is a third of forward and backward
         self.eval_seconds = rate / 3 * sum(len(item) for item in ready.validation)
         yield replace(
             ready.preflight,
-            memory=devices.peak_memory(ready.device),
+            memory=cost.memory,
             seconds=round(self._seconds_left(), 1),
             step_seconds=round(self.step_seconds, 3),
             measured=True,
             shared_prefixes=round(saving, 4),
         )
-        self.step_seconds = None  # the first step's own time counts in full
+
+    def _longest_row(self, items: Sequence[Item]) -> tuple[Row, list[Any]]:
+        """The first row of the longest `items`, and what else decides what it takes."""
+        row = lay_end_to_end(filled(items, self.tokens_per_row)[0])
+        return row, [self.spec.method, self.spec.optimizer, self.checkpointing, self.spec.threads]
+
+    def _known_cost(self, items: Sequence[Item]) -> Cost | None:
+        """What an earlier run found, unless memory is shorter than it was then."""
+        known = self.ready.before.cost(*self._longest_row(items))
+        device, limit = self.ready.device, self.ready.job.memory_limit
+        if known is None or limit is not None:
+            return None
+        return known if known.memory - devices.peak_memory(device) <= devices.obtainable_memory(device) else None
+
+    def _measured_cost(self, items: Sequence[Item]) -> Generator[Event, None, Cost]:
+        ready = self.ready
+        random = devices.random_state(ready.device)
+        shortest = ready.train[int(ready.train.lengths.argmin())]
+
+        def compute() -> float:
+            ready.network.backward(lay_end_to_end([shortest]), 1.0)  # buffers, once
+            ready.trained.clear()
+            row, _ = self._longest_row(items)
+            devices.synchronize(ready.device)
+            begin = time.perf_counter()
+            ready.network.backward(row, 1.0)
+            devices.synchronize(ready.device)
+            return (time.perf_counter() - begin) / len(row)
+
+        seconds = yield from self._fitting(compute, self.step, len(items[0]), gradients=True)
+        ready.trained.clear()
+        devices.restore_random_state(random, ready.device)
+        return Cost(seconds, devices.peak_memory(ready.device))
 
     # ------------------------------------------------------------------ one optimizer step
 
@@ -162,7 +182,9 @@ class Run:
         self.step += 1
 
         seconds = time.perf_counter() - begin
-        self.step_seconds = seconds if self.step_seconds is None else 0.9 * self.step_seconds + 0.1 * seconds
+        self.steps_timed += 1
+        share = max(0.1, 1 / self.steps_timed)
+        self.step_seconds = (1 - share) * self.step_seconds + share * seconds
         # tokens of shared prefixes count in every example: they are read, whether computed once or often
         tokens = sum(len(item) for item in items)
         yield Step(
@@ -238,7 +260,7 @@ class Run:
     def _seconds_left(self) -> float:
         steps = self.ready.total_steps - self.step
         evals = math.ceil(steps / self.ready.eval_every) if self.ready.validation else 0
-        return steps * (self.step_seconds or 0.0) + evals * self.eval_seconds
+        return steps * self.step_seconds + evals * self.eval_seconds
 
     # ------------------------------------------------------------------ looking, saving
 

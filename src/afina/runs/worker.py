@@ -99,12 +99,15 @@ class _Worker:
         """The job that spec and manifest describe, the examples in their frozen copies."""
         from afina.data.split import counts, sides
         from afina.data.store import Rows
+        from afina.engine import lean
+        from afina.engine.device import choose_device
         from afina.engine.loop import Job
         from afina.engine.tokens import Source, everything
 
         spec = parse_spec(read_json(self._folder / "spec.json"))
         if spec.quantization == "none":
             quantization.leave_out()
+        lean.leave_out(choose_device(spec.device))
         manifest = read_json(self._folder / "manifest.json")
         home = home_of(self._folder)
         own = manifest["validation"]
