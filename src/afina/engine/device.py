@@ -316,6 +316,11 @@ def compiled(function: Callable[..., Any]) -> Any:
     return torch.compile(function)
 
 
+def compute_alone() -> None:
+    """Let this process do without PyTorch's parts for several machines, as in a PyTorch that was built without them."""
+    torch.distributed.is_available = lambda: False
+
+
 def has_fused_optimizer(device: torch.device) -> bool:
     """Whether PyTorch has AdamW in one kernel there."""
     return device.type in ("cpu", "cuda", "mps", "xpu")

@@ -9,11 +9,14 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+
+from afina.engine import device as devices
 
 COMPILER = "torch._dynamo"
 NEEDED = f"{COMPILER}._trace_wrapped_higher_order_op"
@@ -24,12 +27,12 @@ def leave_out(device: torch.device) -> None:
     """Do without both in this process where `device` is the processor. Before transformers is imported: what is imported stays."""
     if device.type != "cpu":
         return
-    # as in a PyTorch that was built without it (macOS and Windows have had such)
-    torch.distributed.is_available = lambda: False
-    found = find_spec(COMPILER) if COMPILER not in sys.modules else None
-    if found is None:
+    devices.compute_alone()
+    folder = Path(torch.__file__).with_name("_dynamo")
+    spec = spec_from_file_location(COMPILER, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    if COMPILER in sys.modules or spec is None or not folder.is_dir():
         return
-    module = module_from_spec(found)
+    module = module_from_spec(spec)
     sys.modules[COMPILER] = torch._dynamo = module
     with suppress(ImportError):  # where it has another name
         import_module(NEEDED)
