@@ -164,9 +164,9 @@ def main() -> int:
     parser.add_argument("--precision", default="auto")
     arguments = parser.parse_args()
     quantization.leave_out()  # Chat quantises by itself (`Generator`)
-    lean.leave_out(choose_device("auto"))
     out = os.dup(1)
     os.dup2(2, 1)
+    lean.leave_out(choose_device("auto"))
     return Worker(out).run(arguments.model, arguments.adapter, arguments.chat_template, arguments.precision)
 
 
