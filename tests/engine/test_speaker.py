@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from afina.engine import model as models
-from afina.engine import native, speaker
+from afina.engine import native
 from afina.engine.decoder import Decoder
 from afina.engine.native import steps
 from afina.engine.speaker import Form, Speaker, Stored, stored_head
@@ -53,7 +53,7 @@ def test_stored_weights_multiply(shape: tuple[int, int], form: Form, monkeypatch
     torch.manual_seed(0)
     weight, bias = torch.randn(shape), torch.randn(shape[0])
     stored = Stored(weight, bias, form)
-    for rows in (1, 3, speaker.FEW_ROWS, speaker.FEW_ROWS + 1):
+    for rows in (1, 3, steps.FEW_ROWS, steps.FEW_ROWS + 1):
         x, add = torch.randn(rows, shape[1]), torch.randn(rows, shape[0])
         wanted = x.double() @ weight.double().t() + bias.double() + add.double()
         ours, _ = stored.forward(x, add=add.clone())

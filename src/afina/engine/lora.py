@@ -28,6 +28,7 @@ from afina.core.errors import AfinaError, Problem
 from afina.core.messages import N_, say
 from afina.engine import device as devices
 from afina.engine.pretrained import BROKEN, broken, first_line, named
+from afina.engine.products import pays_to_merge
 
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
@@ -42,7 +43,7 @@ class _LoraLinear(torch.autograd.Function):
         z = rows @ a.t()
         ctx.save_for_backward(rows, z, weight, a, b)
         ctx.s, ctx.shape = s, x.shape
-        if _merges(rows, weight):
+        if pays_to_merge(rows):
             y = F.linear(rows, torch.addmm(weight, b, a, alpha=s), bias)
         else:
             y = F.linear(rows, weight, bias).addmm_(z, b.t(), alpha=s)
@@ -55,16 +56,10 @@ class _LoraLinear(torch.autograd.Function):
         dz = (dy @ b).mul_(ctx.s)
         dx = None
         if ctx.needs_input_grad[0]:
-            merged = _merges(rows, weight)
+            merged = pays_to_merge(dy)
             dx = dy @ torch.addmm(weight, b, a, alpha=ctx.s) if merged else (dy @ weight).addmm_(dz, a)
             dx = dx.view(ctx.shape)
         return dx, None, None, dz.t() @ rows, (dy.t() @ z).mul_(ctx.s), None
-
-
-def _merges(rows: Tensor, weight: Tensor) -> bool:
-    """Whether writing W' moves less memory than going over the outputs again (both are read and written)."""
-    outputs, inputs = weight.shape
-    return rows.shape[0] * (inputs + outputs) > 2 * inputs * outputs
 
 
 def _fast_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

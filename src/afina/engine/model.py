@@ -24,7 +24,7 @@ from afina.engine.batches import Item, Row, lay_end_to_end
 from afina.engine.decoder import FAMILIES, Decoder
 from afina.engine.folders import parameters_of
 from afina.engine.loss import cross_entropy
-from afina.engine.speaker import Speaker, finish_scores
+from afina.engine.speaker import Speaker, stored_head
 
 Way = Literal["fast", "packed", "reference"]
 
@@ -133,9 +133,11 @@ class Network:
         if self._decoder is None:
             return None
         weight, bias = self._head()
-        changes = score_changes(self.config)
+        head = stored_head(
+            weight, bias, "float32" if weight.dtype == torch.float32 else "bfloat16", *score_changes(self.config)
+        )
         try:
-            return Speaker(self._decoder, lambda hidden: finish_scores(F.linear(hidden, weight, bias), *changes))
+            return Speaker(self._decoder, head)
         except ValueError:
             return None
 

@@ -5,13 +5,13 @@ On matrix units by kernels of ours that read it once; else by PyTorch's products
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from afina.engine import native
-from afina.engine.native import halves
+from afina.engine.native import halves, steps
 from afina.engine.native.adapters import spans
 from afina.engine.native.halves import Factor
 
@@ -50,32 +50,60 @@ class Thin:
 class Product:
     """x (T, in) → x · weightᵀ (x · weight where not `turned`) + z · up (+ bias), and z = x · downᵀ (T, rank), None without `down`.
 
-    factor: what the kernels of matrix units take; None where they do not.
+    merged: gives the weight with the share of down and up in it, which pays for many tokens. factor: what the kernels of matrix units take;
+    None where they do not.
     """
 
     def __init__(
-        self, weight: Tensor, turned: bool, down: Thin | None = None, up: Thin | None = None, bias: Tensor | None = None
+        self,
+        weight: Tensor,
+        turned: bool,
+        down: Thin | None = None,
+        up: Thin | None = None,
+        bias: Tensor | None = None,
+        merged: Callable[[], Tensor] | None = None,
     ) -> None:
-        self._weight, self._down, self._up, self._bias = weight.t() if turned else weight, down, up, bias
+        self._weight, self._turned, self._down, self._up, self._bias = weight, turned, down, up, bias
+        self._merged = merged
         self.factor: Factor | None = None
         if on_units(weight):
             if down is None or up is None:
                 self.factor = Factor.of(weight, turned, bias=bias)
             elif down.factors and up.factors:
                 self.factor = Factor.of(weight, turned, down.factors[0], up.factors[1], bias)
+        self._few = steps.Matrix.of(weight, None, bias) if turned and weight.dtype == torch.float32 else None
 
-    def __call__(self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The result (+ `add`), in `out` where given, and z."""
+    def __call__(
+        self, x: Tensor, add: Tensor | None = None, out: Tensor | None = None, keep: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """The result (+ `add`), in `out` where given, and z (or None, where it was not needed and not `keep`)."""
         if self.factor is not None and on_units(x):
             y, few = halves.project(x, self.factor, add, out)
             return y, None if self._down is None else few
-        y = torch.mm(x, self._weight, out=out) if add is None else torch.addmm(add, x, self._weight, out=out)
-        if self._bias is not None:
-            y += self._bias
-        if self._down is None or self._up is None:
+        merged = self._merged() if self._merged is not None and pays_to_merge(x) else None
+        y = self._multiply(x, self._weight if merged is None else merged, add, out)
+        if self._down is None or self._up is None or (merged is not None and not keep):
             return y, None
         z = self._down.to_rank(x)
-        return y.addmm_(z, self._up.matrix), z
+        return y if merged is not None else y.addmm_(z, self._up.matrix), z
+
+    def _multiply(self, x: Tensor, weight: Tensor, add: Tensor | None, out: Tensor | None) -> Tensor:
+        """x · weightᵀ or x · weight, + `add`, + bias."""
+        if self._few is not None and out is None and steps.takes(x):
+            y = steps.multiply(x.contiguous(), self._few, weight.shape[0])
+            return y if add is None else y.add_(add)
+        weight = weight.t() if self._turned else weight
+        y = torch.mm(x, weight, out=out) if add is None else torch.addmm(add, x, weight, out=out)
+        if self._bias is not None:
+            y += self._bias
+        return y
+
+
+def pays_to_merge(x: Tensor) -> bool:
+    """Whether writing a weight once more moves less memory than going over the results again, all of which are read and written, for
+    x (T, in)."""
+    tokens, inputs = x.shape
+    return tokens > inputs
 
 
 def over_tokens(z: Tensor, x: Tensor) -> Tensor:

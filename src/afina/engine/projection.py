@@ -3,8 +3,8 @@
 Over the model's and PEFT's own parameters, so that saving, loading and the optimizer see nothing new: weights lie end to
 end in one block of memory of which each layer's weight is a view. LoRA (Hu et al. 2021, section 4.1) costs
 
-    merged   y = x·W'ᵀ, dx = dy·W' with W' = W + s·B·A written once a step      (float32)
-    beside   y = x·Wᵀ + z·B'ᵀ, dx = dy·W + dz·A                                 (bfloat16, where W' would round B·A away)
+    merged   y = x·W'ᵀ, dx = dy·W' with W' = W + s·B·A written for this product  (float32, many tokens)
+    beside   y = x·Wᵀ + z·B'ᵀ, dx = dy·W + dz·A               (few tokens, and bfloat16, where W' would round B·A away)
 
 with z = x·Aᵀ, dz = dy·B', B' = s·B, and in both dB = s·dyᵀ·z, dA = dzᵀ·x. Knows nothing of autograd: `decoder.py` calls
 forward and backward from functions of its own.
@@ -37,8 +37,8 @@ class Projection:
         self.sizes = [int(base.weight.shape[0]) for base in bases]
         self._starts = [sum(self.sizes[:index]) for index in range(len(bases))]
         self.bias = _together([base.bias for base in bases])
-        self._base = _together([base.weight for base in bases])
-        self.blocks = [block.data_ptr() for block in (self._base, self.bias) if block is not None]
+        self.weight = _together([base.weight for base in bases])
+        self.blocks = [block.data_ptr() for block in (self.weight, self.bias) if block is not None]
         self._trains_base = [base.weight.requires_grad for base in bases]
         adapters = [_adapter(layer) for layer in layers]
         ranks = [0 if each is None else int(each[0].shape[0]) for each in adapters]
@@ -49,11 +49,9 @@ class Projection:
             if each is not None
         ]
         self.has_adapter = bool(self._adapters)
-        self.merges = self.has_adapter and self._base.dtype == torch.float32
-        self._beside = self.has_adapter and not self.merges
+        self._all_adapted = len(self._adapters) == len(bases)
         if self.has_adapter and any(self._trains_base):
             raise ValueError("a layer is trained itself and has an adapter")
-        self.weight = torch.empty_like(self._base) if self.merges else self._base
         self.parameters: list[Tensor] = [
             *(base.weight for base in bases if base.weight.requires_grad),
             *(base.bias for base in bases if base.bias is not None and base.bias.requires_grad),
@@ -63,17 +61,18 @@ class Projection:
         self._biases = [base.bias is not None and base.bias.requires_grad for base in bases]
         self._trained_biases = [base.bias for base, trained in zip(bases, self._biases, strict=True) if trained]
         self.trains_itself = any(self._trains_base) or any(self._biases)
+        down = up = None
         if self.has_adapter:
-            total, inputs = self._base.shape
-            rank = padded(ends[-1], self._base.dtype)
+            total, inputs = self.weight.shape
+            rank = padded(ends[-1], self.weight.dtype)
             places = [(each.ranks, each.outputs) for each in self._adapters]
-            self._up = Thin(self._base.new_zeros(rank, total), places)  # all s·Bᵀ, each at its layer's outputs
-            self._down = Thin(
-                self._base.new_zeros(rank, inputs), [(slice(0, ends[-1]), slice(0, inputs))]
-            )  # all A, one after the other
-        down, up = (self._down, self._up) if self._beside else (None, None)
-        self.ahead = Product(self.weight, True, down, up, self.bias)
-        self.back = Product(self.weight, False, up, down)
+            up = Thin(self.weight.new_zeros(rank, total), places)  # all s·Bᵀ, each at its layer's outputs
+            # all A, one after the other
+            down = Thin(self.weight.new_zeros(rank, inputs), [(slice(0, ends[-1]), slice(0, inputs))])
+            self._up, self._down = up, down
+        merged = self._merged if self.has_adapter and self.weight.dtype == torch.float32 else None
+        self.ahead = Product(self.weight, True, down, up, self.bias, merged)
+        self.back = Product(self.weight, False, up, down, merged=merged)
         self.by_kernels = not self.trains_itself and self.ahead.factor is not None
 
     def lent_to(self, spare: Spare) -> list[Tensor]:
@@ -93,27 +92,30 @@ class Projection:
         ):
             take(self._adapters, (self._down.matrix, *self._down.woven), (self._up.matrix, *self._up.woven))
             return
-        if self.merges:
-            self.weight.copy_(self._base)
         for each in self._adapters:
             self._down.matrix[each.ranks] = each.a
             torch.mul(each.b.t(), each.scaling, out=self._up.matrix[each.ranks, each.outputs])
-            if self.merges:
-                self.weight[each.outputs].addmm_(each.b, each.a, alpha=each.scaling)
         self._down.changed()
         self._up.changed()
+
+    def _merged(self) -> Tensor:
+        """W' (Σ out, in), of its own: one at a time, where a copy of all weights would take as much as the model."""
+        whole = torch.empty_like(self.weight) if self._all_adapted else self.weight.clone()
+        for each in self._adapters:
+            own = self.weight[each.outputs]
+            torch.addmm(own, each.b, each.a, alpha=each.scaling, out=whole[each.outputs])
+        return whole
 
     def forward(
         self, x: Tensor, add: Tensor | None = None, keep: bool = True, out: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """x (T, in) → y (T, Σ out) (+ `add`), in `out` where given, and z, which backward needs (None without adapters, or
         where `keep` is False and nothing else needs it)."""
-        y, z = self.ahead(x, add, out)
-        return y, self._down.to_rank(x) if self.merges and keep else z
+        return self.ahead(x, add, out, keep)
 
     def backward(self, dy: Tensor, x: Tensor, z: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         """The gradients of x (T, in), from that of y (T, Σ out), and of `parameters`."""
-        if z is not None and self._beside and self.back.factor is not None and on_units(dy) and on_units(x):
+        if z is not None and self.back.factor is not None and on_units(dy) and on_units(x):
             given, found = learned(self._adapters, z)
             dx = halves.project_backward(dy, self.back.factor, x, given)
             return dx, self.gradients(dy, x, found)
@@ -129,7 +131,7 @@ class Projection:
         if z is None or not self.has_adapter:
             return self.gradients(dy, x)
         dz = self._up.to_rank(dy) if dz is None else dz
-        if self._beside:
+        if self._up.woven:
             up = over_tokens(z, dy)  # more than is needed, in one go over dy
             ups = [up[each.ranks, each.outputs] for each in self._adapters]
         else:
@@ -163,7 +165,7 @@ class Projection:
     def _of_base(self, dy: Tensor, x: Tensor, woven: tuple[bool, bool]) -> list[Tensor]:
         grads: list[Tensor] = []
         if any(self._trains_base):
-            whole = self._spare.take(self._base.shape, self.parameters[0].grad_dtype or self._base.dtype)
+            whole = self._spare.take(self.weight.shape, self.parameters[0].grad_dtype or self.weight.dtype)
             grads += self._cut(over_all_tokens(dy, x, whole, woven=woven), self._trains_base)
         if any(self._biases):
             rows = halves.in_rows(dy) if woven[0] else dy

@@ -23,8 +23,6 @@ from afina.engine.segments import Heads
 
 Form = Literal["float32", "bfloat16", "int8"]
 DTYPES: dict[Form, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-FEW_ROWS = 12
-"""Rows for which stored weights are read as they are."""
 FIRST_ROOM = 256
 MOVING_ROPES = frozenset({"dynamic", "longrope"})
 """Rotary positions that change with the length of the whole text; such models answer through transformers."""
@@ -59,7 +57,7 @@ class Stored:
         x = x if rows == 1 else F.pad(x, (0, 0, 0, -rows % shapes.multiple(x.dtype)))
         if self.scale is None:
             y = (x.to(self.weight.dtype) @ self.weight.t())[:rows].to(x.dtype)
-        elif rows <= FEW_ROWS and x.dtype == torch.bfloat16:
+        elif rows <= steps.FEW_ROWS and x.dtype == torch.bfloat16:
             y = torch._weight_int8pack_mm(x.contiguous(), self.weight, self.scale.to(x.dtype))[:rows]
         else:
             y = (x @ steps.unpack(self.weight, x.dtype).t())[:rows].mul_(self.scale)
@@ -68,7 +66,7 @@ class Stored:
         return (y if add is None else y.add_(add)), None
 
     def _kernel_serves(self, rows: int) -> bool:
-        return rows <= (1 if self.scale is None else FEW_ROWS) and native.library() is not None
+        return rows <= (1 if self.weight.dtype == torch.bfloat16 else steps.FEW_ROWS) and native.library() is not None
 
     def refresh(self) -> None:
         """Nothing here ever changes."""

@@ -14,8 +14,10 @@ from torch import Tensor
 from afina.engine.native.build import library
 from afina.engine.native.calls import address
 
-__all__ = ["Layer", "Matrix", "Steps", "multiply", "serves", "unpack"]
+__all__ = ["FEW_ROWS", "Layer", "Matrix", "Steps", "multiply", "serves", "takes", "unpack"]
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+FEW_ROWS = 12
+"""For which stored weights are read as they are."""
 FORMS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -84,6 +86,11 @@ def multiply(x: Tensor, matrix: Matrix, outputs: int) -> Tensor:
     pointers = ctypes.c_void_p(x.data_ptr()), ctypes.byref(matrix), ctypes.c_void_p(y.data_ptr())
     getattr(library(), "multiply")(*pointers, *map(ctypes.c_long, (*x.shape, outputs)))  # noqa: B009
     return y
+
+
+def takes(x: Tensor) -> bool:
+    """Whether `multiply` is the quickest for x (rows, inputs): float32, and so few rows that reading the weights is what takes the time."""
+    return x.shape[0] <= FEW_ROWS and x.dtype == torch.float32 and library() is not None
 
 
 def unpack(weight: Tensor, dtype: torch.dtype) -> Tensor:
