@@ -84,7 +84,7 @@ def test_smaller_pieces(deep: Path, tmp_path: Path) -> None:
 def test_activations_computed_again(deep: Path, tmp_path: Path) -> None:
     """One example a step, as long as the row: nothing can be made smaller."""
     free = train(deep, tmp_path / "free", 0, 1600, 1, 3)
-    tight = train(deep, tmp_path / "tight", 180, 1600, 1, 3)
+    tight = train(deep, tmp_path / "tight", 140, 1600, 1, 3)
     assert ["computed again" in text for text in retries(tight)] == [True]
     assert tight[-1]["type"] == "finished"
     assert losses(tight) == pytest.approx(losses(free), abs=1e-5)

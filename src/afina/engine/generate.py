@@ -17,6 +17,7 @@ from afina.data.examples import Example
 from afina.data.template import ChatTokenizer
 from afina.engine import device as devices
 from afina.engine import model as models
+from afina.engine.cached import Cached
 from afina.engine.decoder import Decoder
 from afina.engine.folders import parameters_of
 from afina.engine.speaker import Form, Speaker, Stored, finish_scores, stored_head
@@ -61,7 +62,7 @@ class Generator:
     def __init__(
         self, voice: Speaker | Any, chat: ChatTokenizer, precision: str, loss_rise: float | None = None
     ) -> None:
-        self._voice = voice if isinstance(voice, Speaker) else _Cached(voice)
+        self._voice = voice if isinstance(voice, Speaker) else Cached(voice)
         self._chat = chat
         self.precision = precision
         self.loss_rise = loss_rise
@@ -170,29 +171,6 @@ class Generator:
                 scores = self._voice.next([token])
         if piece := text.rest():
             yield piece
-
-
-class _Cached:
-    """A model of transformers' with its own cache, asked as a Speaker is; one row."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._cache: Any = None
-        self.device: torch.device = next(model.parameters()).device
-
-    def begin(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        self._cache = None
-        return self._read(prompts[0])
-
-    def next(self, tokens: Sequence[int]) -> Tensor:
-        return self._read(tokens)
-
-    @torch.inference_mode()
-    def _read(self, tokens: Sequence[int]) -> Tensor:
-        ids = torch.tensor([list(tokens)], device=self.device)
-        output = self._model(input_ids=ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
-        self._cache = output.past_key_values
-        return output.logits[:, -1].float()  # type: ignore[no-any-return]
 
 
 def _loss(speaker: Speaker, texts: Sequence[Sequence[int]]) -> float:

@@ -32,6 +32,9 @@ from afina.engine.products import pays_to_merge
 
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
+STATE_SPACES = frozenset({"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"})
+THEIR_OWN = ("out_proj", "conv1d")
+"""Linear layers whose weights the kernels of these families read by themselves, past any adapter; PEFT refuses them by these names."""
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -94,11 +97,13 @@ def attach(
     import peft
 
     wanted: str | list[str] = "all-linear" if list(targets) == ["all-linear"] else list(targets)
+    refused = list(THEIR_OWN) if getattr(model, "config").model_type in STATE_SPACES else []  # noqa: B009
     if not isinstance(wanted, str):
-        _require_linear(model, wanted)
+        _require_linear(model, wanted, refused)
     config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, bias="none", task_type="CAUSAL_LM"
-    )
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=wanted, exclude_modules=refused or None, bias="none",
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by an older name
         if earlier:
@@ -194,9 +199,10 @@ def is_plain(layer: Any) -> bool:
     )
 
 
-def _require_linear(model: nn.Module, wanted: Sequence[str]) -> None:
-    names = {name.rpartition(".")[2] for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    paths = {name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+def _require_linear(model: nn.Module, wanted: Sequence[str], refused: Sequence[str]) -> None:
+    linear = (name for name, layer in model.named_modules() if isinstance(layer, nn.Linear))
+    paths = {name for name in linear if name.rpartition(".")[2] not in refused}
+    names = {name.rpartition(".")[2] for name in paths}
     unknown = [
         name
         for name in wanted

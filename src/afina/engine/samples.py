@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from afina.core.events import Answer
 from afina.data.examples import Example, Turn
 from afina.data.template import ChatTokenizer
+from afina.engine.cached import Cached
 from afina.engine.model import Network
 from afina.engine.speaker import greedy
 from afina.engine.tokens import Examples
@@ -66,44 +65,10 @@ def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) ->
         written = greedy(speaker, ids, chat.stop_ids, MOST_TOKENS)
     else:
         with network.speak() as model:
-            written = _greedy(model, ids, chat.stop_ids, network.device)
+            written = greedy(Cached(model), ids, chat.stop_ids, MOST_TOKENS)
     return [chat.decode(ids).strip() for ids in written]
 
 
 def as_answers(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Answer]:
     """What the event says of it: prompt, answer, and the dataset's own answer."""
     return [Answer(prompt.text, text, prompt.expected) for prompt, text in zip(prompts, texts, strict=True)]
-
-
-def _greedy(model: object, prompts: list[list[int]], stops: set[int], device: torch.device) -> list[list[int]]:
-    """As `speaker.greedy`, with transformers' own layers and cache."""
-    longest = max(len(ids) for ids in prompts)
-    ids = torch.tensor([[0] * (longest - len(each)) + each for each in prompts], device=device)
-    seen = torch.tensor([[0] * (longest - len(each)) + [1] * len(each) for each in prompts], device=device)
-    positions = (seen.cumsum(dim=1) - 1).clamp_(min=0)
-    written: list[list[int]] = [[] for _ in prompts]
-    open_rows = set(range(len(prompts)))
-    cache = None
-    for _ in range(MOST_TOKENS):
-        output = model(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=seen,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        cache = output.past_key_values
-        chosen = output.logits[:, -1].argmax(dim=-1)
-        for row in list(open_rows):
-            token = int(chosen[row])
-            if token in stops:
-                open_rows.discard(row)
-            else:
-                written[row].append(token)
-        if not open_rows:
-            break
-        ids = chosen[:, None]
-        seen = torch.cat([seen, seen.new_ones(len(prompts), 1)], dim=1)
-        positions = positions[:, -1:] + 1
-    return written

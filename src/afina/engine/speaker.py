@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from afina.engine import native, segments, shapes
+from afina.engine.cached import Cached
 from afina.engine.decoder import Attention, Decoder, FeedForward, Place
 from afina.engine.elementwise import Norm
 from afina.engine.native import steps
@@ -324,7 +325,7 @@ def finish_scores(scores: Tensor, scale: float, softcap: float | None) -> Tensor
     return scores if softcap is None else softcap * torch.tanh(scores / softcap)
 
 
-def greedy(speaker: Speaker, prompts: Sequence[Sequence[int]], stops: set[int], most: int) -> list[list[int]]:
+def greedy(speaker: Speaker | Cached, prompts: Sequence[Sequence[int]], stops: set[int], most: int) -> list[list[int]]:
     """The likeliest token each time, for all prompts together, until each has met a stop or has `most` tokens."""
     written: list[list[int]] = [[] for _ in prompts]
     open_rows = set(range(len(prompts)))
