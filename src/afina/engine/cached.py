@@ -15,10 +15,13 @@ from afina.engine.attention import KNOWN
 
 KEPT = ("past_key_values", "cache_params", "state")
 """What different families call it, in what they return as in what they take: attention, Mamba and its like, RWKV."""
+UNUSABLE = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What a rare family's own code fails with when it keeps something."""
 
 
 class Cached:
-    """One text or several that grow, asked as a Speaker is. Where a model keeps nothing, all is read anew for each token.
+    """One text or several that grow, asked as a Speaker is. Where a model keeps nothing, or fails when it should, all is read anew for each
+    token.
 
     Texts of different lengths are read together, padded on the left, by families that are known to look past padding; by others
     each by itself.
@@ -26,6 +29,7 @@ class Cached:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._keeps = True
         self._pads = model.config.get_text_config().model_type in KNOWN
         self._apart: list[Cached] = []
         self._ids = self._seen = torch.zeros(0, 0, dtype=torch.long)
@@ -59,8 +63,14 @@ class Cached:
         if ids.shape[0] > 1:
             positions = (self._seen.cumsum(dim=1) - 1).clamp_(min=0)
             more |= {"attention_mask": self._seen, "position_ids": positions[:, -ids.shape[1] :]}
-        output = self._model(input_ids=ids, use_cache=True, logits_to_keep=1, **more)
-        found = {name: getattr(output, name, None) for name in KEPT}
+        try:
+            output = self._model(input_ids=ids, use_cache=self._keeps, logits_to_keep=1, **more)
+        except UNUSABLE:
+            if not self._keeps:
+                raise
+            self._keeps, self._kept = False, {}
+            return self._read(self._ids)
+        found = {name: getattr(output, name, None) for name in KEPT if self._keeps}
         self._kept = {name: value for name, value in found.items() if value is not None}
         return output.logits[:, -1].float()  # type: ignore[no-any-return]
 

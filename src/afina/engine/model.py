@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +27,6 @@ from afina.engine.loss import cross_entropy
 from afina.engine.speaker import Speaker, stored_head
 
 Way = Literal["fast", "packed", "reference"]
-APART = {torch.float32: 1e-4}
-"""By how much of its length a hidden state may differ by rounding where experts compute other tokens beside it."""
 
 
 @collector_at_rest()
@@ -252,13 +249,23 @@ class Network:
         return math.isclose(fast, reference, rel_tol=1e-3 if self.dtype == torch.float32 else 2e-2)
 
     def _keeps_apart(self, row: Row) -> bool:
-        """Whether other tokens in the first example of `row` change nothing in the others. Convolutions and recurrent layers read on over
-        the end of an example, which the loss of a few tokens hardly shows."""
-        first = row.lengths[0]
-        other = row.ids.clone()
-        other[:first] = (other[:first] + 1) % self.config.vocab_size
-        one, two = (self._hidden(each)[first : len(row)].float() for each in (row, replace(row, ids=other)))
-        return bool(((one - two).norm(dim=1) <= APART.get(self.dtype, 1e-2) * one.norm(dim=1)).all())
+        """Whether no token of the first example of `row` has any part in the others: what follows it has a gradient of exactly zero there.
+        Convolutions and recurrent layers read on over the end of an example, which the loss of a few tokens hardly shows."""
+        first, found = row.lengths[0], []
+
+        def catch(_: Any, __: Any, embedded: Tensor) -> Tensor:
+            found.append(embedded.detach().requires_grad_())
+            return found[-1].clone()
+
+        caught = self.model.get_input_embeddings().register_forward_hook(catch)
+        try:
+            with torch.enable_grad():
+                others = self._hidden(row)[first : len(row)].float()
+                weights = torch.randn(others.shape, generator=torch.Generator().manual_seed(0)).to(others.device)
+                (gradient,) = torch.autograd.grad((others * weights).sum(), found[:1])
+        finally:
+            caught.remove()
+        return not bool(gradient[0, :first].any())
 
 
 def _trial(vocabulary: int) -> Row:
