@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from afina.data.examples import Example
@@ -20,7 +19,7 @@ from afina.engine import model as models
 from afina.engine.cached import Cached
 from afina.engine.decoder import Decoder
 from afina.engine.folders import parameters_of
-from afina.engine.speaker import Form, Speaker, Stored, finish_scores, stored_head
+from afina.engine.speaker import Form, Speaker, Stored, stored_head
 
 StopReason = Literal["stop", "length", "cancelled"]
 PROMPT_ROWS = 256
@@ -109,7 +108,7 @@ class Generator:
         weight, bias = head.weight, head.bias
         changes = models.score_changes(config)
         texts = [chat.encode(Example(text=text)).ids[:256] for text in HELD_OUT]
-        plain = Speaker(decoder, lambda hidden: finish_scores(F.linear(hidden, weight, bias), *changes))
+        plain = Speaker(decoder, stored_head(weight, bias, None, *changes))
         before = _loss(plain, texts)
         forms: list[Form] = fastest_forms(models.shapes(config), int(weight.shape[0])) if precision == "auto" else []
         layers = decoder.layers

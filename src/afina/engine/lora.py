@@ -97,7 +97,8 @@ def attach(
     import peft
 
     wanted: str | list[str] = "all-linear" if list(targets) == ["all-linear"] else list(targets)
-    refused = list(THEIR_OWN) if getattr(model, "config").model_type in STATE_SPACES else []  # noqa: B009
+    config_of_model: Any = model.config
+    refused = list(THEIR_OWN) if config_of_model.model_type in STATE_SPACES else []
     if not isinstance(wanted, str):
         _require_linear(model, wanted, refused)
     config = peft.LoraConfig(

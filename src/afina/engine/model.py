@@ -133,11 +133,8 @@ class Network:
         if self._decoder is None:
             return None
         weight, bias = self._head()
-        head = stored_head(
-            weight, bias, "float32" if weight.dtype == torch.float32 else "bfloat16", *score_changes(self.config)
-        )
         try:
-            return Speaker(self._decoder, head)
+            return Speaker(self._decoder, stored_head(weight, bias, None, *score_changes(self.config)))
         except ValueError:
             return None
 

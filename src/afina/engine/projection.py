@@ -49,7 +49,6 @@ class Projection:
             if each is not None
         ]
         self.has_adapter = bool(self._adapters)
-        self._all_adapted = len(self._adapters) == len(bases)
         if self.has_adapter and any(self._trains_base):
             raise ValueError("a layer is trained itself and has an adapter")
         self.parameters: list[Tensor] = [
@@ -100,7 +99,7 @@ class Projection:
 
     def _merged(self) -> Tensor:
         """W' (Σ out, in), of its own: one at a time, where a copy of all weights would take as much as the model."""
-        whole = torch.empty_like(self.weight) if self._all_adapted else self.weight.clone()
+        whole = torch.empty_like(self.weight) if len(self._adapters) == len(self.sizes) else self.weight.clone()
         for each in self._adapters:
             own = self.weight[each.outputs]
             torch.addmm(own, each.b, each.a, alpha=each.scaling, out=whole[each.outputs])

@@ -56,7 +56,7 @@ def _of(example: Example, chat: ChatTokenizer, system_prompt: str | None) -> Pro
 
 
 def answers(network: Network, chat: ChatTokenizer, prompts: Sequence[Prompt]) -> list[str]:
-    """Greedy answers of at most MOST_TOKENS tokens, computed together (prompts are padded on the left)."""
+    """Greedy answers of at most MOST_TOKENS tokens, computed together where the model can."""
     if not prompts:
         return []
     ids = [prompt.ids for prompt in prompts]

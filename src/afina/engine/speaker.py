@@ -311,14 +311,14 @@ def _as_step(attention: Any, after: Any, keys: Tensor, values: Tensor, cos: Tens
 
 
 def stored_head(
-    weight: Tensor, bias: Tensor | None, form: Form, scale: float, softcap: float | None
+    weight: Tensor, bias: Tensor | None, form: Form | None, scale: float, softcap: float | None
 ) -> Callable[[Tensor], Tensor]:
-    """The output head as a function of hidden states, its weights in `form`."""
-    stored = Stored(weight, bias, form)
-    return lambda hidden: finish_scores(stored.forward(hidden)[0].float(), scale, softcap)
+    """The output head as a function of hidden states, its weights in `form` (None: as they are, and no copy of them)."""
+    stored = Stored(weight, bias, form or ("float32" if weight.dtype == torch.float32 else "bfloat16"))
+    return lambda hidden: _finish_scores(stored.forward(hidden)[0].float(), scale, softcap)
 
 
-def finish_scores(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
+def _finish_scores(scores: Tensor, scale: float, softcap: float | None) -> Tensor:
     """What some families do to the scores after the head."""
     if scale != 1.0:
         scores = scores * scale
